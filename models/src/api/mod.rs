@@ -1,0 +1,1 @@
+//! Floor 2: Kubernetes objects, desired state, one kind per file.

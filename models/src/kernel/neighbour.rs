@@ -1,0 +1,4 @@
+//! Neighbour table.
+/// Neighbour entries.
+#[derive(Clone, Debug, Default)]
+pub struct NeighbourTable;

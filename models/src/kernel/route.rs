@@ -1,0 +1,4 @@
+//! Routing tables.
+/// Routing tables of a namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Fib;

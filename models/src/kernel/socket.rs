@@ -1,0 +1,149 @@
+//! Sockets: who listens where, and which connections exist.
+//!
+//! The kernel only needs to know who gets a packet; what TCP or an application then does lives with whoever owns
+//! the socket.
+
+use std::net::IpAddr;
+
+use crate::base::{Errno, FxIndexMap};
+use crate::wire::L4;
+
+/// Identifies a socket of one namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(pub u32);
+
+/// A local or remote end.
+pub type End = (IpAddr, u16);
+
+/// Sockets of a namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Sockets {
+    next: u32,
+    /// Bound, unconnected sockets: (protocol, port) to those bound there, most specific address first.
+    listeners: FxIndexMap<(L4, u16), Vec<(Option<IpAddr>, SocketId)>>,
+    /// Connected sockets by (protocol, local, remote).
+    connected: FxIndexMap<(L4, End, End), SocketId>,
+}
+
+/// What a lookup finds for an arriving packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// This socket takes it.
+    Socket(SocketId),
+    /// A process listens on the port, but on another address.
+    BoundElsewhere(IpAddr),
+    /// Nobody.
+    Nobody,
+}
+
+impl Sockets {
+    /// Binds a socket to a port on one address, or on all (`None`) of both families.
+    ///
+    /// # Errors
+    /// EADDRINUSE if the port is taken on that address, or on all.
+    pub fn bind(&mut self, l4: L4, addr: Option<IpAddr>, port: u16) -> Result<SocketId, Errno> {
+        let id = SocketId(self.next);
+        let bound = self.listeners.entry((l4, port)).or_default();
+        let clash = |other: &Option<IpAddr>| match (addr, other) {
+            (Some(a), Some(b)) => a == *b,
+            (None, _) | (_, None) => true,
+        };
+        if bound.iter().any(|(other, _)| clash(other)) {
+            return Err(Errno::EADDRINUSE);
+        }
+        bound.push((addr, id));
+        self.next += 1;
+        Ok(id)
+    }
+
+    /// Makes a connected socket.
+    ///
+    /// # Errors
+    /// EADDRNOTAVAIL if the same connection exists.
+    pub fn connect(&mut self, l4: L4, local: End, remote: End) -> Result<SocketId, Errno> {
+        if self.connected.contains_key(&(l4, local, remote)) {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
+        let id = SocketId(self.next);
+        self.next += 1;
+        self.connected.insert((l4, local, remote), id);
+        Ok(id)
+    }
+
+    /// Closes a socket of either sort.
+    pub fn close(&mut self, socket: SocketId) {
+        self.connected.retain(|_, id| *id != socket);
+        self.listeners.retain(|_, bound| {
+            bound.retain(|(_, id)| *id != socket);
+            !bound.is_empty()
+        });
+    }
+
+    /// Closes the connected socket with these ends.
+    pub fn disconnect(&mut self, l4: L4, local: End, remote: End) {
+        self.connected.swap_remove(&(l4, local, remote));
+    }
+
+    /// Returns who gets a packet for `local` from `remote`.
+    pub fn lookup(&self, l4: L4, local: End, remote: End) -> Found {
+        if let Some(id) = self.connected.get(&(l4, local, remote)) {
+            return Found::Socket(*id);
+        }
+        let bound = self
+            .listeners
+            .get(&(l4, local.1))
+            .map_or(&[][..], Vec::as_slice);
+        let fits = |(addr, _): &&(Option<IpAddr>, SocketId)| addr.is_none_or(|a| a == local.0);
+        if let Some((_, id)) = bound.iter().find(fits) {
+            return Found::Socket(*id);
+        }
+        match bound.first() {
+            Some((Some(addr), _)) => Found::BoundElsewhere(*addr),
+            Some((None, _)) | None => Found::Nobody,
+        }
+    }
+
+    /// Returns the connected socket of an outgoing packet's ends, for errors that concern it.
+    pub fn connected(&self, l4: L4, local: End, remote: End) -> Option<SocketId> {
+        self.connected.get(&(l4, local, remote)).copied()
+    }
+
+    /// Returns whether a local port is used by any connection to `remote` or by a listener.
+    pub fn port_taken(&self, l4: L4, local: End, remote: End) -> bool {
+        self.connected.contains_key(&(l4, local, remote))
+            || self.listeners.contains_key(&(l4, local.1))
+    }
+
+    /// Returns the bound sockets, for `ss -l`: protocol, address (`None` is all), port.
+    pub fn listening(&self) -> impl Iterator<Item = (L4, Option<IpAddr>, u16)> {
+        let each = |(key, bound): (&(L4, u16), &Vec<(Option<IpAddr>, SocketId)>)| {
+            let (l4, port) = *key;
+            bound
+                .iter()
+                .map(move |(addr, _)| (l4, *addr, port))
+                .collect::<Vec<_>>()
+        };
+        self.listeners.iter().flat_map(each)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn bound_to_loopback_refuses_the_pod_address() {
+        let mut sockets = Sockets::default();
+        sockets
+            .bind(L4::Tcp, Some(ip("127.0.0.1")), 80)
+            .expect("free");
+        let remote = (ip("10.244.1.9"), 40000);
+        let found = sockets.lookup(L4::Tcp, (ip("10.244.1.2"), 80), remote);
+        assert_eq!(found, Found::BoundElsewhere(ip("127.0.0.1")));
+        assert_eq!(sockets.bind(L4::Tcp, None, 80), Err(Errno::EADDRINUSE));
+    }
+}

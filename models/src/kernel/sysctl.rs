@@ -1,0 +1,4 @@
+//! Kernel settings.
+/// Kernel settings.
+#[derive(Clone, Debug, Default)]
+pub struct Sysctls;

@@ -1,0 +1,1 @@
+//! VXLAN encapsulation.

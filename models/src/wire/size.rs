@@ -1,0 +1,97 @@
+//! Header sizes and MTU arithmetic, in bytes.
+
+use super::packet::{Body, Frame, Icmp, Packet, Payload, Transport};
+use crate::base::Family;
+
+/// Ethernet header without frame check sequence.
+pub const ETHERNET: u32 = 14;
+/// VXLAN header (RFC 7348 §5).
+pub const VXLAN: u32 = 8;
+/// UDP header.
+pub const UDP: u32 = 8;
+/// Preamble, start delimiter, frame check sequence and inter-frame gap of Ethernet: what a frame occupies on a
+/// wire beyond its own bytes.
+pub const ETHERNET_OVERHEAD: u32 = 24;
+/// Smallest Ethernet frame without frame check sequence.
+pub const ETHERNET_MIN: u32 = 60;
+
+/// Returns the size of an IP header without options.
+pub const fn ip_header(family: Family) -> u32 {
+    match family {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    }
+}
+
+/// Returns what VXLAN adds to an inner IP packet, seen by the underlay's IP layer (50 over IPv4, 70 over IPv6).
+pub const fn vxlan_overhead(underlay: Family) -> u32 {
+    ETHERNET + VXLAN + UDP + ip_header(underlay)
+}
+
+impl Transport {
+    /// Returns the size of the header.
+    ///
+    /// # Fidelity
+    /// TCP counts 20 bytes plus 20 of options on SYN and 12 (timestamps) on the rest, as Linux sends by default.
+    pub const fn header_len(&self) -> u32 {
+        match self {
+            Self::Tcp(tcp) if tcp.mss.is_some() => 40,
+            Self::Tcp(_) => 32,
+            Self::Udp(_) => UDP,
+            Self::Sctp(_) => 12 + 16,
+            Self::Icmp(Icmp::EchoRequest { .. } | Icmp::EchoReply { .. }) => 8,
+            Self::Icmp(Icmp::Error { .. }) => 8 + 28,
+            Self::Icmp(
+                Icmp::NeighbourSolicitation { .. } | Icmp::NeighbourAdvertisement { .. },
+            ) => 32,
+        }
+    }
+}
+
+impl Payload {
+    /// Returns the number of bytes.
+    pub fn len(&self) -> u32 {
+        match self {
+            Self::Empty => 0,
+            Self::Data(data) => data.len,
+            Self::Vxlan(vxlan) => VXLAN + vxlan.frame.len(),
+        }
+    }
+
+    /// Returns whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Packet {
+    /// Returns the length of the IP packet, header included: what is compared with an MTU.
+    pub fn len(&self) -> u32 {
+        let body = match self.fragment {
+            Some(fragment) => fragment.len,
+            None => self.transport.header_len() + self.payload.len(),
+        };
+        ip_header(self.family()) + body
+    }
+
+    /// Returns whether the packet has no bytes, which no packet has.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+impl Frame {
+    /// Returns the length of the frame without frame check sequence.
+    pub fn len(&self) -> u32 {
+        ETHERNET
+            + match &self.body {
+                Body::Arp(_) => 28,
+                Body::Ip(packet) => packet.len(),
+            }
+    }
+
+    /// Returns whether the frame has no bytes, which no frame has.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+}

@@ -15,12 +15,15 @@ pub struct SocketId(pub u32);
 /// A local or remote end.
 pub type End = (IpAddr, u16);
 
+/// Sockets bound to one port: their address (`None` is all addresses).
+type Bound = Vec<(Option<IpAddr>, SocketId)>;
+
 /// Sockets of a namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
     next: u32,
     /// Bound, unconnected sockets: (protocol, port) to those bound there, most specific address first.
-    listeners: FxIndexMap<(L4, u16), Vec<(Option<IpAddr>, SocketId)>>,
+    listeners: FxIndexMap<(L4, u16), Bound>,
     /// Connected sockets by (protocol, local, remote).
     connected: FxIndexMap<(L4, End, End), SocketId>,
 }
@@ -116,14 +119,9 @@ impl Sockets {
 
     /// Returns the bound sockets, for `ss -l`: protocol, address (`None` is all), port.
     pub fn listening(&self) -> impl Iterator<Item = (L4, Option<IpAddr>, u16)> {
-        let each = |(key, bound): (&(L4, u16), &Vec<(Option<IpAddr>, SocketId)>)| {
-            let (l4, port) = *key;
-            bound
-                .iter()
-                .map(move |(addr, _)| (l4, *addr, port))
-                .collect::<Vec<_>>()
-        };
-        self.listeners.iter().flat_map(each)
+        self.listeners
+            .iter()
+            .flat_map(|(&(l4, port), bound)| bound.iter().map(move |(addr, _)| (l4, *addr, port)))
     }
 }
 

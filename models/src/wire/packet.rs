@@ -317,6 +317,10 @@ pub enum IcmpError {
 
 impl IcmpError {
     /// Returns the type and code numbers on the wire.
+    #[expect(
+        clippy::match_same_arms,
+        reason = "a table, in the order of the numbers"
+    )]
     pub const fn type_and_code(self, family: Family) -> (u8, u8) {
         match (family, self) {
             (Family::V4, Self::NetUnreachable) => (3, 0),
@@ -347,7 +351,7 @@ impl IcmpError {
     /// `net/ipv6/icmp.c`. Time exceeded is EHOSTUNREACH, not fatal.
     pub const fn errno(self, family: Family) -> (Errno, bool) {
         match (family, self) {
-            (Family::V4, Self::NetUnreachable) => (Errno::ENETUNREACH, false),
+            (_, Self::NetUnreachable) => (Errno::ENETUNREACH, false),
             (_, Self::HostUnreachable | Self::TimeExceeded) => (Errno::EHOSTUNREACH, false),
             (_, Self::ProtoUnreachable) => (Errno::ENOPROTOOPT, true),
             (_, Self::PortUnreachable) => (Errno::ECONNREFUSED, true),
@@ -357,7 +361,6 @@ impl IcmpError {
                 Family::V4,
                 Self::HostProhibited | Self::AdminProhibited | Self::PolicyFail | Self::RejectRoute,
             ) => (Errno::EHOSTUNREACH, true),
-            (Family::V6, Self::NetUnreachable) => (Errno::ENETUNREACH, false),
             (
                 Family::V6,
                 Self::AdminProhibited

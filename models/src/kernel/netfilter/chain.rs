@@ -58,7 +58,7 @@ impl<T> Not<T> {
     }
 
     /// Everything but the value.
-    pub const fn not(value: T) -> Self {
+    pub const fn except(value: T) -> Self {
         Self {
             negated: true,
             value,

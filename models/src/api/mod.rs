@@ -1,1 +1,436 @@
-//! Floor 2: Kubernetes objects, desired state, one kind per file.
+//! Kubernetes objects as desired state: one kind per file, only the fields that a packet can notice.
+//! Reading order: the store, then node, namespace, pod, workload, service, slices, policy, ingress.
+//! Leaves out: everything without network meaning (volumes, images' content, RBAC …). The manifest
+//! reader lists what was left out of a given input.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::base::{Labels, Namespace, ObjectKey, ObjectName, OriginId};
+
+pub mod endpoint_slice;
+pub mod ingress;
+pub mod namespace;
+pub mod network_policy;
+pub mod node;
+pub mod pod;
+pub mod service;
+pub mod workload;
+
+pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, TargetRef};
+pub use ingress::Ingress;
+pub use network_policy::{
+    IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyPorts, PolicyRule, PolicyTypes,
+};
+pub use node::{Node, Taint, TaintEffect};
+pub use pod::{
+    Container, ContainerPort, DnsConfig, DnsPolicy, OwnerRef, Phase, Pod, PodSpec, RestartPolicy,
+    Toleration,
+};
+pub use service::{
+    ClusterIp, IngressIp, IpFamilyPolicy, IpMode, Service, ServicePort, ServiceType,
+    SessionAffinity, TrafficDistribution, TrafficPolicy,
+};
+pub use workload::{PodTemplate, Workload, WorkloadKind};
+
+/// A port named by its number or by the name a container gave it (`intstr.IntOrString`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PortRef {
+    /// By number.
+    Number(u16),
+    /// By name.
+    Name(std::sync::Arc<str>),
+}
+
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The kinds of objects that can be in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1` Node.
+    Node,
+    /// `v1` Namespace.
+    Namespace,
+    /// `v1` Pod.
+    Pod,
+    /// One of the kinds that make pods.
+    Workload(WorkloadKind),
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` `EndpointSlice`.
+    EndpointSlice,
+    /// `networking.k8s.io/v1` `NetworkPolicy`.
+    NetworkPolicy,
+    /// `networking.k8s.io/v1` Ingress.
+    Ingress,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 14] = [
+        Self::Node,
+        Self::Namespace,
+        Self::Pod,
+        Self::Workload(WorkloadKind::Deployment),
+        Self::Workload(WorkloadKind::ReplicaSet),
+        Self::Workload(WorkloadKind::ReplicationController),
+        Self::Workload(WorkloadKind::StatefulSet),
+        Self::Workload(WorkloadKind::DaemonSet),
+        Self::Workload(WorkloadKind::Job),
+        Self::Workload(WorkloadKind::CronJob),
+        Self::Service,
+        Self::EndpointSlice,
+        Self::NetworkPolicy,
+        Self::Ingress,
+    ];
+
+    /// Returns the name of the kind as objects write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "Node",
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+            Self::Workload(kind) => kind.as_str(),
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::Ingress => "Ingress",
+        }
+    }
+
+    /// Whether objects of this kind live in a namespace.
+    pub const fn namespaced(self) -> bool {
+        !matches!(self, Self::Node | Self::Namespace)
+    }
+
+    /// Returns the kind of a name as `kubectl` takes it: `Service`, `services`, `svc`, `deploy` …
+    pub fn from_word(word: &str) -> Option<Self> {
+        let lower = word.to_ascii_lowercase();
+        let short = match lower.as_str() {
+            "no" => "node",
+            "ns" => "namespace",
+            "po" => "pod",
+            "deploy" => "deployment",
+            "rs" => "replicaset",
+            "rc" => "replicationcontroller",
+            "sts" => "statefulset",
+            "ds" => "daemonset",
+            "cj" => "cronjob",
+            "svc" => "service",
+            "netpol" => "networkpolicy",
+            "ing" => "ingress",
+            other => other,
+        };
+        Self::ALL.into_iter().find(|kind| {
+            let name = kind.as_str().to_ascii_lowercase();
+            let plural = match name.strip_suffix('y') {
+                Some(stem) => format!("{stem}ies"),
+                None if name.ends_with('s') => format!("{name}es"),
+                None => format!("{name}s"),
+            };
+            short == name || short == plural
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Names one object of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// What it is.
+    pub kind: Kind,
+    /// The namespace it lives in; `None` for kinds of the whole cluster.
+    pub namespace: Option<Namespace>,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+impl ObjectRef {
+    /// Names an object that lives in a namespace.
+    pub fn namespaced(kind: Kind, key: &ObjectKey) -> Self {
+        Self {
+            kind,
+            namespace: Some(key.namespace.clone()),
+            name: key.name.clone(),
+        }
+    }
+
+    /// Names an object of the whole cluster.
+    pub const fn cluster(kind: Kind, name: ObjectName) -> Self {
+        Self {
+            kind,
+            namespace: None,
+            name,
+        }
+    }
+
+    /// Returns the key, in the namespace `default` if there is none.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(
+            self.namespace.clone().unwrap_or_default(),
+            self.name.clone(),
+        )
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    /// `Service/shop/cart`, or `Node//node-a` for an object of the whole cluster.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{}/{namespace}/{}", self.kind, self.name),
+            None => write!(f, "{}//{}", self.kind, self.name),
+        }
+    }
+}
+
+/// One object of any kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A machine.
+    Node(Node),
+    /// A namespace.
+    Namespace(namespace::Namespace),
+    /// A pod.
+    Pod(Pod),
+    /// Something that makes pods.
+    Workload(Workload),
+    /// A Service.
+    Service(Service),
+    /// A part of a Service's endpoints.
+    EndpointSlice(EndpointSlice),
+    /// A policy.
+    NetworkPolicy(NetworkPolicy),
+    /// An Ingress.
+    Ingress(Ingress),
+}
+
+impl Object {
+    /// Names the object.
+    pub fn reference(&self) -> ObjectRef {
+        match self {
+            Self::Node(node) => ObjectRef::cluster(Kind::Node, node.name.clone()),
+            Self::Namespace(namespace) => {
+                ObjectRef::cluster(Kind::Namespace, namespace.name.clone())
+            }
+            Self::Pod(pod) => ObjectRef::namespaced(Kind::Pod, &pod.key),
+            Self::Workload(workload) => {
+                ObjectRef::namespaced(Kind::Workload(workload.kind), &workload.key)
+            }
+            Self::Service(service) => ObjectRef::namespaced(Kind::Service, &service.key),
+            Self::EndpointSlice(slice) => ObjectRef::namespaced(Kind::EndpointSlice, &slice.key),
+            Self::NetworkPolicy(policy) => ObjectRef::namespaced(Kind::NetworkPolicy, &policy.key),
+            Self::Ingress(ingress) => ObjectRef::namespaced(Kind::Ingress, &ingress.key),
+        }
+    }
+
+    /// Returns where the object was written.
+    pub const fn origin(&self) -> OriginId {
+        match self {
+            Self::Node(node) => node.origin,
+            Self::Namespace(namespace) => namespace.origin,
+            Self::Pod(pod) => pod.origin,
+            Self::Workload(workload) => workload.origin,
+            Self::Service(service) => service.origin,
+            Self::EndpointSlice(slice) => slice.origin,
+            Self::NetworkPolicy(policy) => policy.origin,
+            Self::Ingress(ingress) => ingress.origin,
+        }
+    }
+
+    /// Returns the object's labels.
+    pub const fn labels(&self) -> &Labels {
+        match self {
+            Self::Node(node) => &node.labels,
+            Self::Namespace(namespace) => &namespace.labels,
+            Self::Pod(pod) => &pod.labels,
+            Self::Workload(workload) => &workload.labels,
+            Self::Service(service) => &service.labels,
+            Self::EndpointSlice(slice) => &slice.labels,
+            Self::NetworkPolicy(policy) => &policy.labels,
+            Self::Ingress(ingress) => &ingress.labels,
+        }
+    }
+
+    /// Returns the object's labels, to change them.
+    pub const fn labels_mut(&mut self) -> &mut Labels {
+        match self {
+            Self::Node(node) => &mut node.labels,
+            Self::Namespace(namespace) => &mut namespace.labels,
+            Self::Pod(pod) => &mut pod.labels,
+            Self::Workload(workload) => &mut workload.labels,
+            Self::Service(service) => &mut service.labels,
+            Self::EndpointSlice(slice) => &mut slice.labels,
+            Self::NetworkPolicy(policy) => &mut policy.labels,
+            Self::Ingress(ingress) => &mut ingress.labels,
+        }
+    }
+}
+
+/// All objects of a cluster, sorted by kind and key: what the API server holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Machines.
+    pub nodes: BTreeMap<ObjectName, Node>,
+    /// Namespaces that were written down. One that is only used by name is not here.
+    pub namespaces: BTreeMap<ObjectName, namespace::Namespace>,
+    /// Pods.
+    pub pods: BTreeMap<ObjectKey, Pod>,
+    /// What makes pods.
+    pub workloads: BTreeMap<(WorkloadKind, ObjectKey), Workload>,
+    /// Services.
+    pub services: BTreeMap<ObjectKey, Service>,
+    /// Endpoints of Services.
+    pub endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
+    /// Policies.
+    pub network_policies: BTreeMap<ObjectKey, NetworkPolicy>,
+    /// Ingresses.
+    pub ingresses: BTreeMap<ObjectKey, Ingress>,
+}
+
+impl Objects {
+    /// Puts an object in, and returns the one of the same kind and name that was there.
+    pub fn insert(&mut self, object: Object) -> Option<Object> {
+        match object {
+            Object::Node(node) => self.nodes.insert(node.name.clone(), node).map(Object::Node),
+            Object::Namespace(namespace) => self
+                .namespaces
+                .insert(namespace.name.clone(), namespace)
+                .map(Object::Namespace),
+            Object::Pod(pod) => self.pods.insert(pod.key.clone(), pod).map(Object::Pod),
+            Object::Workload(workload) => {
+                let key = (workload.kind, workload.key.clone());
+                self.workloads.insert(key, workload).map(Object::Workload)
+            }
+            Object::Service(service) => self
+                .services
+                .insert(service.key.clone(), service)
+                .map(Object::Service),
+            Object::EndpointSlice(slice) => self
+                .endpoint_slices
+                .insert(slice.key.clone(), slice)
+                .map(Object::EndpointSlice),
+            Object::NetworkPolicy(policy) => self
+                .network_policies
+                .insert(policy.key.clone(), policy)
+                .map(Object::NetworkPolicy),
+            Object::Ingress(ingress) => self
+                .ingresses
+                .insert(ingress.key.clone(), ingress)
+                .map(Object::Ingress),
+        }
+    }
+
+    /// Takes an object out.
+    pub fn remove(&mut self, object: &ObjectRef) -> Option<Object> {
+        let key = object.key();
+        match object.kind {
+            Kind::Node => self.nodes.remove(&object.name).map(Object::Node),
+            Kind::Namespace => self.namespaces.remove(&object.name).map(Object::Namespace),
+            Kind::Pod => self.pods.remove(&key).map(Object::Pod),
+            Kind::Workload(kind) => self.workloads.remove(&(kind, key)).map(Object::Workload),
+            Kind::Service => self.services.remove(&key).map(Object::Service),
+            Kind::EndpointSlice => self.endpoint_slices.remove(&key).map(Object::EndpointSlice),
+            Kind::NetworkPolicy => self
+                .network_policies
+                .remove(&key)
+                .map(Object::NetworkPolicy),
+            Kind::Ingress => self.ingresses.remove(&key).map(Object::Ingress),
+        }
+    }
+
+    /// Returns a copy of an object.
+    pub fn get(&self, object: &ObjectRef) -> Option<Object> {
+        let key = object.key();
+        match object.kind {
+            Kind::Node => self.nodes.get(&object.name).cloned().map(Object::Node),
+            Kind::Namespace => self
+                .namespaces
+                .get(&object.name)
+                .cloned()
+                .map(Object::Namespace),
+            Kind::Pod => self.pods.get(&key).cloned().map(Object::Pod),
+            Kind::Workload(kind) => self
+                .workloads
+                .get(&(kind, key))
+                .cloned()
+                .map(Object::Workload),
+            Kind::Service => self.services.get(&key).cloned().map(Object::Service),
+            Kind::EndpointSlice => self
+                .endpoint_slices
+                .get(&key)
+                .cloned()
+                .map(Object::EndpointSlice),
+            Kind::NetworkPolicy => self
+                .network_policies
+                .get(&key)
+                .cloned()
+                .map(Object::NetworkPolicy),
+            Kind::Ingress => self.ingresses.get(&key).cloned().map(Object::Ingress),
+        }
+    }
+
+    /// Whether the object is there.
+    pub fn contains(&self, object: &ObjectRef) -> bool {
+        self.get(object).is_some()
+    }
+
+    /// Returns the labels of a namespace. Every namespace has its own name as a label.
+    pub fn namespace_labels(&self, namespace: &Namespace) -> Labels {
+        let mut labels = self
+            .namespaces
+            .get(namespace.as_str())
+            .map(|namespace| namespace.labels.clone())
+            .unwrap_or_default();
+        labels.insert(namespace::NAME_LABEL, namespace.as_str());
+        labels
+    }
+}
+
+impl FromIterator<Object> for Objects {
+    fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
+        let mut all = Self::default();
+        for object in objects {
+            all.insert(object);
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_found_by_the_words_kubectl_takes() {
+        assert_eq!(Kind::from_word("svc"), Some(Kind::Service));
+        assert_eq!(Kind::from_word("Services"), Some(Kind::Service));
+        assert_eq!(
+            Kind::from_word("networkpolicies"),
+            Some(Kind::NetworkPolicy)
+        );
+        assert_eq!(Kind::from_word("ingresses"), Some(Kind::Ingress));
+        assert_eq!(
+            Kind::from_word("deploy"),
+            Some(Kind::Workload(WorkloadKind::Deployment))
+        );
+        assert_eq!(Kind::from_word("configmap"), None);
+    }
+
+    #[test]
+    fn every_namespace_is_labelled_with_its_name() {
+        let labels = Objects::default().namespace_labels(&Namespace::default());
+        assert_eq!(labels.to_string(), "kubernetes.io/metadata.name=default");
+    }
+}

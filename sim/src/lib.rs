@@ -1,1 +1,9 @@
-//! podwire.
+//! podwire: a deterministic simulator of Kubernetes cluster networks. When things happen, and who gets to see it;
+//! what happens is the business of `podwire-models`.
+//!
+//! Floors, bottom-up: [`engine`] (discrete events and chance), [`trace`] (what happened), then what reads and
+//! writes files: [`scenario`], [`render`]. [`problem`] is how the user is told that an input is wrong.
+
+pub mod problem;
+pub mod engine;
+pub mod trace;

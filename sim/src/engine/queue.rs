@@ -1,0 +1,435 @@
+//! The event queue: what happens next. Events come out by time, and those of the same moment in the order they
+//! went in, so a run depends on nothing but its inputs.
+//!
+//! A 4-ary heap of 16-byte keys, with the events themselves in a slab that never moves them. Once both have grown
+//! to the depth of a run, nothing is allocated any more. Cancelling empties the slab's entry and leaves the key
+//! behind as a dead one; dead keys are swept out when they outnumber the living.
+
+use podwire_models::base::Time;
+
+/// Events in the order of (time, order of insertion).
+#[derive(Clone, Debug)]
+pub struct Queue<E> {
+    /// Heap with four children per node. The first key is never dead.
+    heap: Vec<Key>,
+    slab: Vec<Entry<E>>,
+    /// Entries of the slab that no key points at.
+    free: Vec<u32>,
+    /// Keys in the heap whose event was cancelled.
+    dead: usize,
+    next_seq: u32,
+    now: Time,
+}
+
+/// Names one scheduled event, to cancel it. Worthless once the event has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Handle {
+    slot: u32,
+    generation: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Entry<E> {
+    /// Grows whenever the event leaves, so that old handles mean nothing.
+    generation: u32,
+    event: Option<E>,
+}
+
+/// Time, sequence number and slot, most significant first: one comparison orders two keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(u128);
+
+impl Key {
+    fn new(at: Time, seq: u32, slot: u32) -> Self {
+        Self(u128::from(at.0) << 64 | u128::from(seq) << 32 | u128::from(slot))
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each part is taken out at its own width"
+    )]
+    const fn parts(self) -> (Time, u32, u32) {
+        (
+            Time((self.0 >> 64) as u64),
+            (self.0 >> 32) as u32,
+            self.0 as u32,
+        )
+    }
+
+    const fn at(self) -> Time {
+        self.parts().0
+    }
+
+    const fn slot(self) -> usize {
+        self.parts().2 as usize
+    }
+}
+
+const ARITY: usize = 4;
+/// Below this many dead keys sweeping is not worth it.
+const FEW: usize = 64;
+
+impl<E> Default for Queue<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<E> Queue<E> {
+    /// Returns an empty queue at the start of the simulation.
+    pub const fn new() -> Self {
+        Self {
+            heap: Vec::new(),
+            slab: Vec::new(),
+            free: Vec::new(),
+            dead: 0,
+            next_seq: 0,
+            now: Time::ZERO,
+        }
+    }
+
+    /// Returns an empty queue with room for `depth` events.
+    pub fn with_capacity(depth: usize) -> Self {
+        Self {
+            heap: Vec::with_capacity(depth),
+            slab: Vec::with_capacity(depth),
+            free: Vec::with_capacity(depth),
+            ..Self::new()
+        }
+    }
+
+    /// Returns the present moment: the time of the event that came out last.
+    pub const fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Returns how many events are waiting.
+    pub const fn len(&self) -> usize {
+        self.heap.len() - self.dead
+    }
+
+    /// Whether nothing is waiting.
+    pub const fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
+    /// Returns when the next event happens.
+    pub fn next_at(&self) -> Option<Time> {
+        self.heap.first().map(|key| key.at())
+    }
+
+    /// Schedules an event, after all others of that moment.
+    ///
+    /// # Panics
+    /// If the moment lies in the past.
+    pub fn push(&mut self, at: Time, event: E) -> Handle {
+        assert!(
+            at >= self.now,
+            "nothing can be scheduled for {at}: it is already {}",
+            self.now
+        );
+        if self.next_seq == u32::MAX {
+            self.renumber();
+        }
+        let slot = self.store(event);
+        let key = Key::new(at, self.next_seq, slot);
+        self.next_seq += 1;
+        self.heap.push(key);
+        self.sift_up(self.heap.len() - 1);
+        Handle {
+            slot,
+            generation: self.entry(slot as usize).generation,
+        }
+    }
+
+    /// Takes out the next event and moves the present to its time.
+    #[expect(clippy::missing_panics_doc, reason = "the first key is never dead")]
+    pub fn pop(&mut self) -> Option<(Time, E)> {
+        let key = self.take_first()?;
+        let event = self
+            .entry(key.slot())
+            .event
+            .take()
+            .expect("the first key is never dead");
+        self.release(key);
+        self.bury();
+        self.now = key.at();
+        Some((self.now, event))
+    }
+
+    /// Takes out the next event if it happens no later than `limit`.
+    pub fn pop_until(&mut self, limit: Time) -> Option<(Time, E)> {
+        if self.next_at()? > limit {
+            return None;
+        }
+        self.pop()
+    }
+
+    /// Takes back an event that has not happened yet, and returns it.
+    pub fn cancel(&mut self, handle: Handle) -> Option<E> {
+        let entry = self.slab.get_mut(handle.slot as usize)?;
+        if entry.generation != handle.generation {
+            return None;
+        }
+        let event = entry.event.take()?;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.dead += 1;
+        self.bury();
+        if self.dead > FEW && self.dead > self.heap.len() / 2 {
+            self.sweep();
+        }
+        Some(event)
+    }
+
+    /// Whether this event is still to happen.
+    pub fn contains(&self, handle: Handle) -> bool {
+        self.slab
+            .get(handle.slot as usize)
+            .is_some_and(|entry| entry.generation == handle.generation && entry.event.is_some())
+    }
+
+    fn entry(&mut self, slot: usize) -> &mut Entry<E> {
+        self.slab
+            .get_mut(slot)
+            .expect("keys point at entries of the slab, which never shrinks")
+    }
+
+    /// Puts an event into a free entry of the slab.
+    fn store(&mut self, event: E) -> u32 {
+        if let Some(slot) = self.free.pop() {
+            self.entry(slot as usize).event = Some(event);
+            return slot;
+        }
+        let slot = u32::try_from(self.slab.len()).expect("fewer than 2^32 events wait at once");
+        self.slab.push(Entry {
+            generation: 0,
+            event: Some(event),
+        });
+        slot
+    }
+
+    /// Gives back the entry of a key that has left the heap.
+    fn release(&mut self, key: Key) {
+        let entry = self.entry(key.slot());
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(key.parts().2);
+    }
+
+    /// Removes dead keys from the top.
+    fn bury(&mut self) {
+        while self.dead > 0 {
+            let Some(&first) = self.heap.first() else {
+                return;
+            };
+            if self.entry(first.slot()).event.is_some() {
+                return;
+            }
+            self.take_first();
+            self.release(first);
+            self.dead -= 1;
+        }
+    }
+
+    /// Removes all dead keys.
+    fn sweep(&mut self) {
+        let mut heap = std::mem::take(&mut self.heap);
+        heap.retain(|key| {
+            let alive = self.entry(key.slot()).event.is_some();
+            if !alive {
+                self.release(*key);
+            }
+            alive
+        });
+        heap.sort_unstable(); // a sorted list is a heap
+        self.heap = heap;
+        self.dead = 0;
+    }
+
+    /// Starts the sequence numbers again from zero, keeping the order.
+    fn renumber(&mut self) {
+        self.heap.sort_unstable();
+        self.next_seq = 0;
+        for key in &mut self.heap {
+            let (at, _, slot) = key.parts();
+            *key = Key::new(at, self.next_seq, slot);
+            self.next_seq += 1;
+        }
+    }
+
+    fn take_first(&mut self) -> Option<Key> {
+        let last = self.heap.pop()?;
+        let Some(first) = self.heap.first_mut() else {
+            return Some(last);
+        };
+        let first = std::mem::replace(first, last);
+        self.sift_down();
+        Some(first)
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a parent's position is smaller than its child's"
+    )]
+    fn sift_up(&mut self, mut child: usize) {
+        let key = self.heap[child];
+        while child > 0 {
+            let parent = (child - 1) / ARITY;
+            if self.heap[parent] <= key {
+                break;
+            }
+            self.heap[child] = self.heap[parent];
+            child = parent;
+        }
+        self.heap[child] = key;
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "positions are compared with the length first"
+    )]
+    fn sift_down(&mut self) {
+        let heap = self.heap.as_mut_slice();
+        let key = heap[0];
+        let mut parent = 0;
+        loop {
+            let first = parent * ARITY + 1;
+            if first >= heap.len() {
+                break;
+            }
+            let mut least = first;
+            for child in first + 1..(first + ARITY).min(heap.len()) {
+                if heap[child] < heap[least] {
+                    least = child;
+                }
+            }
+            if heap[least] >= key {
+                break;
+            }
+            heap[parent] = heap[least];
+            parent = least;
+        }
+        heap[parent] = key;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn events_of_one_moment_come_in_order_of_insertion() {
+        let mut queue = Queue::new();
+        for n in 0..100 {
+            queue.push(Time(7), n);
+        }
+        queue.push(Time(3), 1000);
+        let order: Vec<i32> = std::iter::from_fn(|| queue.pop()).map(|(_, n)| n).collect();
+        assert_eq!(order[0], 1000);
+        assert_eq!(order[1..], (0..100).collect::<Vec<_>>());
+        assert_eq!(queue.now(), Time(7));
+    }
+
+    #[test]
+    #[should_panic(expected = "already")]
+    fn the_past_is_closed() {
+        let mut queue = Queue::new();
+        queue.push(Time(5), ());
+        queue.pop();
+        queue.push(Time(4), ());
+    }
+
+    #[test]
+    fn a_handle_means_one_event_only() {
+        let mut queue = Queue::new();
+        let first = queue.push(Time(1), 'a');
+        assert_eq!(queue.pop(), Some((Time(1), 'a')));
+        let second = queue.push(Time(2), 'b');
+        assert_eq!(queue.cancel(first), None);
+        assert!(queue.contains(second));
+        assert_eq!(queue.cancel(second), Some('b'));
+        assert_eq!(queue.cancel(second), None);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn keys_are_sixteen_bytes() {
+        assert_eq!(size_of::<Key>(), 16);
+    }
+
+    #[test]
+    fn sequence_numbers_start_again_without_changing_the_order() {
+        let mut queue = Queue::new();
+        queue.next_seq = u32::MAX - 2;
+        for n in 0..6 {
+            queue.push(Time(1), n);
+        }
+        let order: Vec<i32> = std::iter::from_fn(|| queue.pop()).map(|(_, n)| n).collect();
+        assert_eq!(order, [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn steady_state_reuses_entries() {
+        let mut queue = Queue::with_capacity(16);
+        for n in 0..10 {
+            queue.push(Time(n), n);
+        }
+        for _ in 0..1000 {
+            let (at, n) = queue.pop().unwrap();
+            let timer = queue.push(Time(at.0 + 50), n);
+            queue.cancel(timer);
+            queue.push(Time(at.0 + 10), n);
+        }
+        assert_eq!(queue.len(), 10);
+        assert!(queue.slab.len() <= 2 * FEW + 32, "{}", queue.slab.len());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Do {
+        Push(u64),
+        Pop,
+        Cancel(usize),
+    }
+
+    fn anything() -> impl Strategy<Value = Do> {
+        prop_oneof![
+            3 => (0..20_u64).prop_map(Do::Push),
+            2 => Just(Do::Pop),
+            2 => any::<usize>().prop_map(Do::Cancel),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_sorted_map(script in prop::collection::vec(anything(), 0..600)) {
+            let mut queue = Queue::new();
+            let mut model: BTreeMap<(u64, usize), usize> = BTreeMap::new();
+            let mut handles = Vec::new();
+            for action in script {
+                match action {
+                    Do::Push(delay) => {
+                        let at = queue.now().0 + delay;
+                        let n = handles.len();
+                        handles.push((queue.push(Time(at), n), at));
+                        model.insert((at, n), n);
+                    }
+                    Do::Pop => {
+                        let expected = model.pop_first().map(|((at, _), n)| (Time(at), n));
+                        prop_assert_eq!(queue.pop(), expected);
+                    }
+                    Do::Cancel(which) if !handles.is_empty() => {
+                        let n = which % handles.len();
+                        let (handle, at) = handles[n];
+                        prop_assert_eq!(queue.cancel(handle), model.remove(&(at, n)));
+                    }
+                    Do::Cancel(_) => {}
+                }
+                prop_assert_eq!(queue.len(), model.len());
+                prop_assert_eq!(queue.is_empty(), model.is_empty());
+                prop_assert_eq!(queue.next_at(), model.keys().next().map(|(at, _)| Time(*at)));
+            }
+        }
+    }
+}

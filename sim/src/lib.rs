@@ -2,8 +2,10 @@
 //! what happens is the business of `podwire-models`.
 //!
 //! Floors, bottom-up: [`engine`] (discrete events and chance), [`trace`] (what happened), then what reads and
-//! writes files: [`scenario`], [`render`]. [`problem`] is how the user is told that an input is wrong.
+//! writes files: [`scenario`], [`render`]. [`problem`] is how the user is told that an input is wrong,
+//! [`source`] how models remember places in inputs.
 
 pub mod problem;
+pub mod source;
 pub mod engine;
 pub mod trace;

@@ -90,6 +90,7 @@ macro_rules! problem_codes {
 problem_codes! {
     FileUnreadable "FILE_UNREADABLE" "A file cannot be read.";
     FileEmpty "FILE_EMPTY" "A file has nothing in it.";
+    FileLoop "FILE_LOOP" "A directory contains itself.";
     FileBinary "FILE_BINARY" "A file is not text in UTF-8.";
 
     ScnSyntax "SCN_SYNTAX" "A scenario is not well-formed RON.";
@@ -116,6 +117,20 @@ problem_codes! {
     ManUnknownField "MAN_UNKNOWN_FIELD" "A field of a manifest does not exist.";
     ManMissingField "MAN_MISSING_FIELD" "A field of a manifest that must be there is not.";
     ManDuplicateField "MAN_DUPLICATE_FIELD" "A field of a manifest is given twice.";
+    ManTab "MAN_TAB" "A manifest is indented with tabs.";
+    ManAliases "MAN_ALIASES" "Aliases make a manifest far larger than its text.";
+    ManTooDeep "MAN_TOO_DEEP" "A manifest is nested too deeply.";
+    ManNotAnObject "MAN_NOT_AN_OBJECT" "A document of a manifest is no Kubernetes object.";
+    ManApiVersion "MAN_API_VERSION" "The `apiVersion` of an object does not go with its `kind`.";
+    ManWrongType "MAN_WRONG_TYPE" "A value of a manifest has another type than its field takes.";
+    ManBadName "MAN_BAD_NAME" "A name of a manifest is not a name.";
+    ManBadLabel "MAN_BAD_LABEL" "A label of a manifest is not a label.";
+    ManPortRange "MAN_PORT_RANGE" "A port of a manifest is outside the range of ports.";
+    ManBadAddress "MAN_BAD_ADDRESS" "An address or range of a manifest is not one.";
+    ManDuplicateEntry "MAN_DUPLICATE_ENTRY" "Two entries of an object that must differ do not.";
+    ManSelectorMismatch "MAN_SELECTOR_MISMATCH" "A workload does not select the pods it makes.";
+    ManContradiction "MAN_CONTRADICTION" "Fields of an object contradict each other.";
+    ManUnknownPath "MAN_UNKNOWN_PATH" "A patch names a field that is not there.";
     ManBadValue "MAN_BAD_VALUE" "A value of a manifest is not of the form it must have.";
     ManUnknownKind "MAN_UNKNOWN_KIND" "A manifest is of a kind that is not known here.";
     ManDuplicateObject "MAN_DUPLICATE_OBJECT" "Two manifests define the same object differently.";

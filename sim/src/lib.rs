@@ -9,3 +9,4 @@ pub mod problem;
 pub mod source;
 pub mod engine;
 pub mod trace;
+pub mod render;

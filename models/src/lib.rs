@@ -8,3 +8,4 @@ pub mod base;
 pub mod wire;
 pub mod kernel;
 pub mod api;
+pub mod cluster;

@@ -50,7 +50,14 @@ impl Cluster {
                     };
                     let packet = Some(Head::of_frame(frame));
                     let action = Action::Dropped { code };
-                    recorder.record(place, Step { packet, action, by: Some(decider) });
+                    recorder.record(
+                        place,
+                        Step {
+                            packet,
+                            action,
+                            by: Some(decider),
+                        },
+                    );
                 }
                 Carried::Lost(code)
             }
@@ -69,8 +76,15 @@ impl Cluster {
         let (id, side) = self.wire_behind(from).ok_or_else(unplugged)?;
         let wire = self.wires.get_mut(id.0 as usize).and_then(Option::as_mut);
         let wire = wire.ok_or_else(unplugged)?;
-        let to = wire.ends.get(usize::from(1 - side)).copied().ok_or_else(unplugged)?;
-        let lane = wire.lanes.get_mut(usize::from(side)).ok_or_else(unplugged)?;
+        let to = wire
+            .ends
+            .get(usize::from(1 - side))
+            .copied()
+            .ok_or_else(unplugged)?;
+        let lane = wire
+            .lanes
+            .get_mut(usize::from(side))
+            .ok_or_else(unplugged)?;
         if !lane.up {
             return Err((Code::LinkDown, wire_says("the link is down")));
         }
@@ -89,11 +103,22 @@ impl Cluster {
             let text = format!("underlay firewall rule {}", acl.id);
             return Err((Code::AclDenied, Decider::new(DeciderKind::Fault, text)));
         }
-        if self.powered_off.get(to.0.0 as usize).copied().unwrap_or(true) {
-            return Err((Code::NodeDown, wire_says("the machine at the other end is off")));
+        if self
+            .powered_off
+            .get(to.0.0 as usize)
+            .copied()
+            .unwrap_or(true)
+        {
+            return Err((
+                Code::NodeDown,
+                wire_says("the machine at the other end is off"),
+            ));
         }
         let start = lane.busy_until.max(now);
-        let sent = start + lane.bandwidth.map_or(Duration::ZERO, |rate| serialise(frame, rate));
+        let sent = start
+            + lane
+                .bandwidth
+                .map_or(Duration::ZERO, |rate| serialise(frame, rate));
         lane.busy_until = sent;
         lane.carried += 1;
         Ok((to, sent + lane.latency))

@@ -105,7 +105,9 @@ impl Acl {
         inside(self.from, packet.src)
             && inside(self.to, packet.dst)
             && self.l4.is_none_or(|wanted| wanted == l4)
-            && self.port.is_none_or(|wanted| packet.ports().is_some_and(|(_, d)| d == wanted))
+            && self
+                .port
+                .is_none_or(|wanted| packet.ports().is_some_and(|(_, d)| d == wanted))
     }
 }
 
@@ -140,11 +142,17 @@ impl Cluster {
 
     /// Removes a namespace and the wires that end in it. Numbers are never used again.
     pub fn remove_netns(&mut self, id: NetnsId) {
-        let Some(slot) = self.netns.get_mut(id.0 as usize) else { return };
+        let Some(slot) = self.netns.get_mut(id.0 as usize) else {
+            return;
+        };
         if let Some(gone) = slot.take() {
             self.names.swap_remove(&gone.name);
         }
-        let plugged = self.plugged.get_mut(id.0 as usize).map(std::mem::take).unwrap_or_default();
+        let plugged = self
+            .plugged
+            .get_mut(id.0 as usize)
+            .map(std::mem::take)
+            .unwrap_or_default();
         for (wire, _) in plugged.into_iter().flatten() {
             self.unplug(wire);
         }
@@ -177,8 +185,10 @@ impl Cluster {
     pub fn plug(&mut self, a: WireEnd, b: WireEnd, kind: WireKind, lane: Lane) -> WireId {
         let id = WireId(u32::try_from(self.wires.len()).expect("fewer than 2^32 wires"));
         for (side, (netns, dev)) in [(0, a), (1, b)] {
-            let plugs =
-                self.plugged.get_mut(netns.0 as usize).expect("wires join existing namespaces");
+            let plugs = self
+                .plugged
+                .get_mut(netns.0 as usize)
+                .expect("wires join existing namespaces");
             if plugs.len() <= dev.position() {
                 plugs.resize(dev.position() + 1, None);
             }
@@ -186,13 +196,19 @@ impl Cluster {
             assert!(plug.is_none(), "a device has one plug");
             *plug = Some((id, side));
         }
-        self.wires.push(Some(Wire { ends: [a, b], kind, lanes: [lane, lane] }));
+        self.wires.push(Some(Wire {
+            ends: [a, b],
+            kind,
+            lanes: [lane, lane],
+        }));
         id
     }
 
     /// Removes a wire.
     pub fn unplug(&mut self, id: WireId) {
-        let Some(wire) = self.wires.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        let Some(wire) = self.wires.get_mut(id.0 as usize).and_then(Option::take) else {
+            return;
+        };
         for (netns, dev) in wire.ends {
             let plugs = self.plugged.get_mut(netns.0 as usize);
             if let Some(plug) = plugs.and_then(|p| p.get_mut(dev.position())) {
@@ -213,7 +229,11 @@ impl Cluster {
 
     /// Returns the wire behind a device, and which of its ends this is.
     pub fn wire_behind(&self, (netns, dev): WireEnd) -> Option<(WireId, u8)> {
-        self.plugged.get(netns.0 as usize).and_then(|p| p.get(dev.position())).copied().flatten()
+        self.plugged
+            .get(netns.0 as usize)
+            .and_then(|p| p.get(dev.position()))
+            .copied()
+            .flatten()
     }
 
     /// Returns what is at the other end of the wire behind a device.

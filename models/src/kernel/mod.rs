@@ -19,6 +19,7 @@ pub mod conntrack;
 pub mod socket;
 pub mod path;
 pub mod config;
+mod configure;
 pub mod show;
 
 use std::net::IpAddr;

@@ -1,4 +1,394 @@
-//! Routing tables.
-/// Routing tables of a namespace.
+//! Routing tables of one namespace: `local` first, then `main`, the longest prefix wins, then the lowest metric.
+//!
+//! Leaves out: policy routing (`ip rule`), multipath, the route cache other than path MTUs (see `path`).
+//! Source: `net/ipv4/fib_trie.c`, `ip-route(8)`.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Netns;
+use super::config::RouteKind;
+use super::link::Scope;
+use super::netfilter::chain::AddrType;
+use crate::base::addr::{host_net, to_bits};
+use crate::base::{Errno, Family, FxIndexMap, OriginId};
+use crate::wire::DevIndex;
+
+/// An entry of a routing table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Type.
+    pub kind: RouteKind,
+    /// Destination prefix.
+    pub dst: IpNet,
+    /// Next router, if the destination is not on the link.
+    pub gateway: Option<IpAddr>,
+    /// Output device.
+    pub dev: Option<DevIndex>,
+    /// Preferred source address.
+    pub src: Option<IpAddr>,
+    /// Metric; lower wins.
+    pub metric: u32,
+    /// Scope.
+    pub scope: Scope,
+    /// Whether the gateway is taken to be on the link.
+    pub onlink: bool,
+    /// Whether the kernel made it for an address (`proto kernel`).
+    pub kernel: bool,
+    /// MTU, if lower than the device's.
+    pub mtu: Option<u32>,
+    /// The object it was made from.
+    pub origin: OriginId,
+}
+
+/// One table of one family: routes by prefix length, longest first, then by network.
 #[derive(Clone, Debug, Default)]
-pub struct Fib;
+struct Prefixes {
+    by_len: Vec<(u8, FxIndexMap<u128, Vec<Route>>)>,
+}
+
+impl Prefixes {
+    fn lookup(&self, dst: IpAddr) -> Option<&Route> {
+        let bits = to_bits(dst);
+        let width = Family::of(dst).bits();
+        self.by_len.iter().find_map(|(len, networks)| {
+            networks
+                .get(&masked(bits, width, *len))
+                .and_then(|routes| routes.first())
+        })
+    }
+
+    fn at(&mut self, dst: IpNet) -> &mut Vec<Route> {
+        let len = dst.prefix_len();
+        let position = match self.by_len.binary_search_by(|(l, _)| len.cmp(l)) {
+            Ok(position) => position,
+            Err(position) => {
+                self.by_len.insert(position, (len, FxIndexMap::default()));
+                position
+            }
+        };
+        let (_, networks) = self
+            .by_len
+            .get_mut(position)
+            .expect("found or inserted just now");
+        networks.entry(to_bits(dst.network())).or_default()
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Route) -> bool) {
+        for (_, networks) in &mut self.by_len {
+            networks.retain(|_, routes| {
+                routes.retain(&keep);
+                !routes.is_empty()
+            });
+        }
+        self.by_len.retain(|(_, networks)| !networks.is_empty());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.by_len
+            .iter()
+            .flat_map(|(_, networks)| networks.values().flatten())
+    }
+}
+
+/// Clears all but the first `len` of `width` bits.
+const fn masked(bits: u128, width: u8, len: u8) -> u128 {
+    let host = (width - len) as u32;
+    if host >= 128 { 0 } else { bits >> host << host }
+}
+
+/// The routing tables.
+#[derive(Clone, Debug, Default)]
+pub struct Fib {
+    local: [Prefixes; 2],
+    main: [Prefixes; 2],
+}
+
+/// A route cannot be added twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteExists;
+
+const fn side(family: Family) -> usize {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    }
+}
+
+impl Fib {
+    /// Returns the route to a destination: local table first, then the longest prefix of the main table.
+    pub fn lookup(&self, dst: IpAddr) -> Option<&Route> {
+        let side = side(Family::of(dst));
+        let local = self.local.get(side).and_then(|table| table.lookup(dst));
+        local.or_else(|| self.main.get(side).and_then(|table| table.lookup(dst)))
+    }
+
+    /// Adds a route; local and broadcast routes go to the local table.
+    ///
+    /// # Errors
+    /// If the prefix has a route with that metric already.
+    pub fn add(&mut self, route: Route) -> Result<(), RouteExists> {
+        let tables = match route.kind {
+            RouteKind::Local | RouteKind::Broadcast => &mut self.local,
+            RouteKind::Unicast
+            | RouteKind::Blackhole
+            | RouteKind::Unreachable
+            | RouteKind::Prohibit => &mut self.main,
+        };
+        let table = tables
+            .get_mut(side(Family::of_net(route.dst)))
+            .expect("two families");
+        let routes = table.at(route.dst);
+        let local = matches!(route.kind, RouteKind::Local | RouteKind::Broadcast);
+        if routes
+            .iter()
+            .any(|r| r.metric == route.metric && (!local || r.dev == route.dev))
+        {
+            return Err(RouteExists);
+        }
+        let position = routes.partition_point(|r| r.metric <= route.metric);
+        routes.insert(position, route);
+        Ok(())
+    }
+
+    /// Removes the routes of the main table with this prefix and metric; returns whether there was one.
+    pub fn remove(&mut self, dst: IpNet, metric: u32) -> bool {
+        let Some(table) = self.main.get_mut(side(Family::of_net(dst))) else {
+            return false;
+        };
+        let before = table.iter().count();
+        table.retain(|r| r.dst.trunc() != dst.trunc() || r.metric != metric);
+        table.iter().count() != before
+    }
+
+    /// Keeps only the routes for which `keep` holds.
+    pub fn retain(&mut self, keep: impl Fn(&Route) -> bool) {
+        for table in self.local.iter_mut().chain(&mut self.main) {
+            table.retain(&keep);
+        }
+    }
+
+    /// Returns the routes of the main table, in the order `ip route` prints them (shortest prefix first).
+    pub fn main(&self, family: Family) -> Vec<&Route> {
+        let table = self.main.get(side(family));
+        let mut routes: Vec<&Route> = table.iter().flat_map(|t| t.iter()).collect();
+        routes.sort_by_key(|r| {
+            (
+                r.dst.prefix_len() != 0,
+                to_bits(r.dst.network()),
+                r.dst,
+                r.metric,
+            )
+        });
+        routes
+    }
+
+    /// Returns the routes of the local table.
+    pub fn local(&self, family: Family) -> Vec<&Route> {
+        let mut routes: Vec<&Route> = self
+            .local
+            .get(side(family))
+            .iter()
+            .flat_map(|t| t.iter())
+            .collect();
+        routes.sort_by_key(|r| (to_bits(r.dst.network()), r.dst));
+        routes
+    }
+}
+
+/// Outcome of a routing decision for a packet that leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Output device (`lo` for this machine).
+    pub dev: DevIndex,
+    /// The gateway, or the destination itself.
+    pub next_hop: IpAddr,
+    /// Source a local process would use.
+    pub src: IpAddr,
+    /// Whether the destination is this machine.
+    pub local: bool,
+    /// MTU of route and device.
+    pub mtu: u32,
+    /// The object the route was made from.
+    pub origin: OriginId,
+}
+
+impl Netns {
+    /// Returns the type of an address, as `-m addrtype` and the routing code see it.
+    pub fn addr_type(&self, addr: IpAddr) -> AddrType {
+        if addr.is_multicast() {
+            return AddrType::Multicast;
+        }
+        match addr {
+            IpAddr::V4(a) if a.is_broadcast() => return AddrType::Broadcast,
+            IpAddr::V4(a) if a.is_unspecified() => return AddrType::Broadcast,
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+        match self.fib.lookup(addr).map(|route| route.kind) {
+            None => AddrType::Unreachable,
+            Some(RouteKind::Unicast) => AddrType::Unicast,
+            Some(RouteKind::Local) => AddrType::Local,
+            Some(RouteKind::Broadcast) => AddrType::Broadcast,
+            Some(RouteKind::Blackhole) => AddrType::Blackhole,
+            Some(RouteKind::Unreachable) => AddrType::Unreachable,
+            Some(RouteKind::Prohibit) => AddrType::Prohibit,
+        }
+    }
+
+    /// Returns whether an address is one of this namespace's own.
+    pub fn is_local(&self, addr: IpAddr) -> bool {
+        self.fib
+            .lookup(addr)
+            .is_some_and(|route| route.kind == RouteKind::Local)
+    }
+
+    /// Decides where a packet to `dst` goes.
+    ///
+    /// # Errors
+    /// ENETUNREACH without a route, and what blackhole (EINVAL), unreachable (EHOSTUNREACH) and prohibit (EACCES)
+    /// routes give a local process.
+    pub fn route(&self, dst: IpAddr) -> Result<Hop, Errno> {
+        let route = self.fib.lookup(dst).ok_or(Errno::ENETUNREACH)?;
+        match route.kind {
+            RouteKind::Blackhole => return Err(Errno::EINVAL),
+            RouteKind::Unreachable => return Err(Errno::EHOSTUNREACH),
+            RouteKind::Prohibit => return Err(Errno::EACCES),
+            RouteKind::Local => {
+                return Ok(Hop {
+                    dev: DevIndex::LO,
+                    next_hop: dst,
+                    src: route.src.unwrap_or(dst),
+                    local: true,
+                    mtu: self.device(DevIndex::LO).map_or(65536, |lo| lo.mtu),
+                    origin: route.origin,
+                });
+            }
+            RouteKind::Unicast | RouteKind::Broadcast => {}
+        }
+        let dev = route.dev.ok_or(Errno::ENETUNREACH)?;
+        let device = self
+            .device(dev)
+            .filter(|d| d.up)
+            .ok_or(Errno::ENETUNREACH)?;
+        let next_hop = route.gateway.unwrap_or(dst);
+        let family = Family::of(dst);
+        let src = route
+            .src
+            .or_else(|| self.select_addr(dev, next_hop, family));
+        let mtu = route.mtu.unwrap_or(device.mtu).min(device.mtu);
+        let src = src.unwrap_or_else(|| family.unspecified());
+        Ok(Hop {
+            dev,
+            next_hop,
+            src,
+            local: false,
+            mtu,
+            origin: route.origin,
+        })
+    }
+
+    /// Returns the source address a local process gets for a destination.
+    ///
+    /// # Errors
+    /// As [`Netns::route`]; EADDRNOTAVAIL if no device has an address of the family.
+    pub fn source_for(&self, dst: IpAddr) -> Result<IpAddr, Errno> {
+        let src = self.route(dst)?.src;
+        if src.is_unspecified() {
+            Err(Errno::EADDRNOTAVAIL)
+        } else {
+            Ok(src)
+        }
+    }
+
+    /// Returns the address MASQUERADE takes for packets that leave by `dev` towards `next_hop`.
+    pub fn masquerade_source(&self, dev: DevIndex, next_hop: IpAddr) -> Option<IpAddr> {
+        self.select_addr(dev, next_hop, Family::of(next_hop))
+    }
+
+    /// `inet_select_addr` of `net/ipv4/devinet.c`: the primary address of the device whose subnet contains the
+    /// next hop, else its first primary address, else the first global address of any device.
+    fn select_addr(&self, dev: DevIndex, next_hop: IpAddr, family: Family) -> Option<IpAddr> {
+        let of = |dev: DevIndex, wide: bool| {
+            let addrs = self.device(dev).map_or(&[][..], |d| d.addrs.as_slice());
+            addrs.iter().filter(move |a| {
+                Family::of_net(a.net) == family
+                    && !a.secondary
+                    && (a.scope == Scope::Global || (!wide && a.scope == Scope::Link))
+            })
+        };
+        let in_subnet = of(dev, false).find(|a| a.net.contains(&next_hop));
+        let on_device = || of(dev, true).next().or_else(|| of(dev, false).next());
+        let anywhere = || {
+            self.devices
+                .iter()
+                .flatten()
+                .find_map(|device| of(device.index, true).next())
+        };
+        in_subnet
+            .or_else(on_device)
+            .or_else(anywhere)
+            .map(|a| a.net.addr())
+    }
+}
+
+impl Netns {
+    /// Returns the line `ip route` prints for a route.
+    pub fn route_text(&self, route: &Route) -> String {
+        RouteText { netns: self, route }.to_string()
+    }
+}
+
+struct RouteText<'a> {
+    netns: &'a Netns,
+    route: &'a Route,
+}
+
+impl fmt::Display for RouteText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = self.route;
+        f.write_str(match r.kind {
+            RouteKind::Unicast => "",
+            RouteKind::Local => "local ",
+            RouteKind::Broadcast => "broadcast ",
+            RouteKind::Blackhole => "blackhole ",
+            RouteKind::Unreachable => "unreachable ",
+            RouteKind::Prohibit => "prohibit ",
+        })?;
+        if r.dst.prefix_len() == 0 {
+            f.write_str("default")?;
+        } else if r.dst == host_net(r.dst.addr()) {
+            write!(f, "{}", r.dst.addr())?;
+        } else {
+            write!(f, "{}", r.dst.trunc())?;
+        }
+        if let Some(gateway) = r.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        if let Some(device) = r.dev.and_then(|dev| self.netns.device(dev)) {
+            write!(f, " dev {}", device.name)?;
+        }
+        if r.kernel {
+            f.write_str(" proto kernel")?;
+        }
+        match r.scope {
+            Scope::Global => {}
+            Scope::Link => f.write_str(" scope link")?,
+            Scope::Host => f.write_str(" scope host")?,
+        }
+        if let Some(src) = r.src {
+            write!(f, " src {src}")?;
+        }
+        if r.metric != 0 {
+            write!(f, " metric {}", r.metric)?;
+        }
+        if let Some(mtu) = r.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        if r.onlink {
+            f.write_str(" onlink")?;
+        }
+        Ok(())
+    }
+}

@@ -317,10 +317,6 @@ pub enum IcmpError {
 
 impl IcmpError {
     /// Returns the type and code numbers on the wire.
-    #[expect(
-        clippy::match_same_arms,
-        reason = "a table, in the order of the numbers"
-    )]
     pub const fn type_and_code(self, family: Family) -> (u8, u8) {
         match (family, self) {
             (Family::V4, Self::NetUnreachable) => (3, 0),

@@ -33,7 +33,6 @@ impl Transport {
     ///
     /// # Fidelity
     /// TCP counts 20 bytes plus 20 of options on SYN and 12 (timestamps) on the rest, as Linux sends by default.
-    #[expect(clippy::match_same_arms, reason = "a table, one protocol per line")]
     pub const fn header_len(&self) -> u32 {
         match self {
             Self::Tcp(tcp) if tcp.mss.is_some() => 40,

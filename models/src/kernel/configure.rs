@@ -1,0 +1,477 @@
+//! Carries out a [`Change`] on a namespace, with the consequences the kernel adds by itself: routes for addresses,
+//! a bridge's hardware address, the end of everything that belonged to a deleted device.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::Netns;
+use super::bridge::{Bridge, FdbEntry};
+use super::config::{Change, ConfigError, NewLink, NewLinkKind, NewRoute, RouteKind};
+use super::link::{Device, DeviceKind, DeviceStats, IfAddr, PortFlags, Scope, VxlanDevice};
+use super::neighbour::NeighbourTable;
+use super::path::IcmpState;
+use super::route::{Fib, Route};
+use super::socket::Sockets;
+use super::sysctl::Sysctls;
+use crate::base::addr::host_net;
+use crate::base::hash::stable_hash;
+use crate::base::{FxIndexMap, Mac, OriginId, Time};
+use crate::wire::{DevIndex, NetnsId};
+
+impl Netns {
+    /// Returns a namespace with nothing but loopback, up, with 127.0.0.1/8 and `::1/128`.
+    ///
+    /// # Fidelity
+    /// A new namespace of Linux has `lo` down; whoever makes one for a pod brings it up at once.
+    pub fn new(id: NetnsId, name: Arc<str>) -> Self {
+        let mut netns = Self {
+            id,
+            name,
+            devices: Vec::new(),
+            dev_names: FxIndexMap::default(),
+            fib: Fib::default(),
+            neighbours: NeighbourTable::default(),
+            sysctls: Sysctls::default(),
+            netfilter: None,
+            conntrack: None,
+            sockets: Sockets::default(),
+            icmp: IcmpState::default(),
+        };
+        netns.push_device("lo".into(), Mac::ZERO, 65536, DeviceKind::Loopback);
+        if let Some(lo) = netns.device_mut(DevIndex::LO) {
+            lo.up = true;
+        }
+        for addr in ["127.0.0.1/8", "::1/128"] {
+            let net = addr.parse().expect("a literal prefix");
+            netns
+                .add_addr("lo", net, Scope::Host, OriginId::NONE)
+                .expect("loopback exists and has no address yet");
+        }
+        netns
+    }
+
+    fn push_device(&mut self, name: Arc<str>, mac: Mac, mtu: u32, kind: DeviceKind) -> DevIndex {
+        let index = DevIndex(u32::try_from(self.devices.len() + 1).expect("few devices"));
+        self.dev_names.insert(Arc::clone(&name), index);
+        self.devices.push(Some(Device {
+            index,
+            name,
+            mac,
+            mtu,
+            up: false,
+            master: None,
+            port: PortFlags::default(),
+            addrs: Vec::new(),
+            kind,
+            stats: DeviceStats::default(),
+        }));
+        index
+    }
+
+    /// Makes a change.
+    ///
+    /// # Errors
+    /// As the tool that makes the change on a real machine; nothing is changed then.
+    pub fn apply(&mut self, change: &Change) -> Result<(), ConfigError> {
+        match change {
+            Change::AddLink(link) => self.add_link(link),
+            Change::DeleteLink { dev } => self.delete_link(dev),
+            Change::SetUp { dev, up } => {
+                self.named_mut(dev)?.up = *up;
+                Ok(())
+            }
+            Change::SetMtu { dev, mtu } => {
+                self.named_mut(dev)?.mtu = *mtu;
+                Ok(())
+            }
+            Change::SetMaster { dev, master } => self.set_master(dev, master.as_ref()),
+            Change::SetPort { dev, flags } => {
+                self.named_mut(dev)?.port = *flags;
+                Ok(())
+            }
+            Change::AddAddr {
+                dev,
+                net,
+                scope,
+                origin,
+            } => self.add_addr(dev, *net, *scope, *origin),
+            Change::DeleteAddr { dev, net } => self.delete_addr(dev, *net),
+            Change::AddRoute(route) => self.add_route(route),
+            Change::DeleteRoute { dst, metric } => {
+                let missing = || ConfigError::Missing(format!("route {dst}"));
+                if self.fib.remove(*dst, *metric) {
+                    Ok(())
+                } else {
+                    Err(missing())
+                }
+            }
+            Change::SetNeighbour {
+                dev,
+                addr,
+                mac,
+                origin,
+            } => {
+                let dev = self.index_of(dev)?;
+                self.neighbours.set_permanent(dev, *addr, *mac, *origin);
+                Ok(())
+            }
+            Change::DeleteNeighbour { dev, addr } => {
+                let dev = self.index_of(dev)?;
+                let gone = self.neighbours.entries.shift_remove(&(dev, *addr));
+                gone.map(|_| ())
+                    .ok_or_else(|| ConfigError::Missing(format!("neighbour {addr}")))
+            }
+            Change::AddFdb { dev, mac, dst } => {
+                self.vxlan_mut(dev)?.fdb.push((*mac, *dst));
+                Ok(())
+            }
+            Change::DeleteFdb { dev, mac } => {
+                self.vxlan_mut(dev)?.fdb.retain(|(known, _)| known != mac);
+                Ok(())
+            }
+            Change::Sysctl { name, value } => {
+                let known = self.sysctls.set(name, *value);
+                if known {
+                    Ok(())
+                } else {
+                    Err(ConfigError::NoSysctl(name.replace('.', "/").into()))
+                }
+            }
+            Change::Chain {
+                family,
+                table,
+                chain,
+                policy,
+            } => self.add_chain(*family, *table, chain, *policy),
+            Change::Rule {
+                family,
+                table,
+                chain,
+                at,
+                rule,
+            } => self.add_rule(*family, *table, chain, *at, (**rule).clone()),
+        }
+    }
+
+    fn index_of(&self, dev: &Arc<str>) -> Result<DevIndex, ConfigError> {
+        self.dev_names
+            .get(dev)
+            .copied()
+            .ok_or_else(|| ConfigError::NoDevice(Arc::clone(dev)))
+    }
+
+    fn named_mut(&mut self, dev: &Arc<str>) -> Result<&mut Device, ConfigError> {
+        let index = self.index_of(dev)?;
+        self.device_mut(index)
+            .ok_or_else(|| ConfigError::NoDevice(Arc::clone(dev)))
+    }
+
+    fn vxlan_mut(&mut self, dev: &Arc<str>) -> Result<&mut VxlanDevice, ConfigError> {
+        match &mut self.named_mut(dev)?.kind {
+            DeviceKind::Vxlan(vxlan) => Ok(vxlan),
+            DeviceKind::Loopback
+            | DeviceKind::Veth
+            | DeviceKind::Physical
+            | DeviceKind::Dummy
+            | DeviceKind::Bridge(_) => {
+                Err(ConfigError::Invalid(format!("{dev} is not a VXLAN device")))
+            }
+        }
+    }
+
+    fn bridge_mut(&mut self, dev: DevIndex) -> Option<(&mut Bridge, &mut Mac)> {
+        match self.device_mut(dev) {
+            Some(Device {
+                kind: DeviceKind::Bridge(bridge),
+                mac,
+                ..
+            }) => Some((bridge, mac)),
+            Some(_) | None => None,
+        }
+    }
+
+    fn add_link(&mut self, link: &NewLink) -> Result<(), ConfigError> {
+        if self.dev_names.contains_key(&link.name) {
+            return Err(ConfigError::Exists(format!("device {}", link.name)));
+        }
+        if link.name.len() > 15 || link.name.is_empty() {
+            let text = format!("device name \"{}\" is not of 1 to 15 characters", link.name);
+            return Err(ConfigError::Invalid(text));
+        }
+        let kind = match &link.kind {
+            NewLinkKind::Veth => DeviceKind::Veth,
+            NewLinkKind::Physical => DeviceKind::Physical,
+            NewLinkKind::Dummy => DeviceKind::Dummy,
+            NewLinkKind::Bridge => DeviceKind::Bridge(Box::new(Bridge {
+                fixed_mac: link.mac.is_some(),
+                ..Bridge::default()
+            })),
+            NewLinkKind::Vxlan {
+                vni,
+                local,
+                dstport,
+                dev,
+                learning,
+            } => {
+                let dev = dev.as_ref().map(|dev| self.index_of(dev)).transpose()?;
+                DeviceKind::Vxlan(Box::new(VxlanDevice {
+                    vni: *vni,
+                    local: *local,
+                    dstport: *dstport,
+                    dev,
+                    learning: *learning,
+                    fdb: Vec::new(),
+                }))
+            }
+        };
+        let hash = stable_hash(format!("{}/{}", self.name, link.name).as_bytes());
+        let mac = link.mac.unwrap_or_else(|| Mac::from_hash(hash));
+        self.push_device(Arc::clone(&link.name), mac, link.mtu, kind);
+        Ok(())
+    }
+
+    fn delete_link(&mut self, dev: &Arc<str>) -> Result<(), ConfigError> {
+        let index = self.index_of(dev)?;
+        if let Some(master) = self.device(index).and_then(|d| d.master) {
+            self.leave_bridge(index, master);
+        }
+        if let Some(slot) = self.devices.get_mut(index.position()) {
+            *slot = None;
+        }
+        self.dev_names.shift_remove(dev);
+        self.fib.retain(|route| route.dev != Some(index));
+        self.neighbours.entries.retain(|(on, _), _| *on != index);
+        Ok(())
+    }
+
+    fn set_master(&mut self, dev: &Arc<str>, master: Option<&Arc<str>>) -> Result<(), ConfigError> {
+        let port = self.index_of(dev)?;
+        let bridge = master.map(|name| self.index_of(name)).transpose()?;
+        if let Some(old) = self.device(port).and_then(|d| d.master) {
+            self.leave_bridge(port, old);
+        }
+        let Some(index) = bridge else { return Ok(()) };
+        let mac = self.device(port).map_or(Mac::ZERO, |d| d.mac);
+        let not_a_bridge = || ConfigError::Invalid("master is not a bridge".to_owned());
+        let (bridge, _) = self.bridge_mut(index).ok_or_else(not_a_bridge)?;
+        bridge.ports.push(port);
+        let entry = FdbEntry {
+            port,
+            permanent: true,
+            seen: Time::ZERO,
+        };
+        bridge.fdb.insert(mac, entry);
+        if let Some(device) = self.device_mut(port) {
+            device.master = Some(index);
+        }
+        self.choose_bridge_mac(index);
+        Ok(())
+    }
+
+    fn leave_bridge(&mut self, port: DevIndex, bridge: DevIndex) {
+        if let Some((state, _)) = self.bridge_mut(bridge) {
+            state.ports.retain(|p| *p != port);
+            state.fdb.retain(|_, entry| entry.port != port);
+        }
+        if let Some(device) = self.device_mut(port) {
+            device.master = None;
+        }
+        self.choose_bridge_mac(bridge);
+    }
+
+    /// A bridge without a fixed address takes the lowest of its ports (`br_stp_recalculate_bridge_id`).
+    fn choose_bridge_mac(&mut self, bridge: DevIndex) {
+        let Some((state, _)) = self.bridge_mut(bridge) else {
+            return;
+        };
+        if state.fixed_mac {
+            return;
+        }
+        let ports = state.ports.clone();
+        let lowest = ports
+            .iter()
+            .filter_map(|p| self.device(*p))
+            .map(|d| d.mac)
+            .min();
+        if let (Some(lowest), Some((_, mac))) = (lowest, self.bridge_mut(bridge)) {
+            *mac = lowest;
+        }
+    }
+
+    fn add_addr(
+        &mut self,
+        dev: &str,
+        net: IpNet,
+        scope: Scope,
+        origin: OriginId,
+    ) -> Result<(), ConfigError> {
+        let index = self.index_of(&dev.into())?;
+        let device = self
+            .device_mut(index)
+            .ok_or_else(|| ConfigError::NoDevice(dev.into()))?;
+        if device.addrs.iter().any(|a| a.net == net) {
+            return Err(ConfigError::Exists(format!("address {net}")));
+        }
+        let v4 = matches!(net, IpNet::V4(_));
+        let secondary = v4
+            && device
+                .addrs
+                .iter()
+                .any(|a| a.net.trunc() == net.trunc() && !a.secondary && a.scope == scope);
+        device.addrs.push(IfAddr {
+            net,
+            scope,
+            secondary,
+            origin,
+        });
+        self.add_addr_routes(index, net, origin);
+        Ok(())
+    }
+
+    /// The routes the kernel adds for an address (`fib_add_ifaddr`): the address itself, its subnet, and the
+    /// subnet's broadcast address. A second address of a subnet finds the subnet's routes in place.
+    fn add_addr_routes(&mut self, dev: DevIndex, net: IpNet, origin: OriginId) {
+        let loopback = dev == DevIndex::LO;
+        let route = |kind, dst, scope, metric| Route {
+            kind,
+            dst,
+            gateway: None,
+            dev: Some(dev),
+            src: Some(net.addr()).filter(std::net::IpAddr::is_ipv4),
+            metric,
+            scope,
+            onlink: false,
+            kernel: true,
+            mtu: None,
+            origin,
+        };
+        let mut routes = vec![route(
+            RouteKind::Local,
+            host_net(net.addr()),
+            Scope::Host,
+            0,
+        )];
+        match net {
+            IpNet::V4(v4) if loopback => {
+                routes.push(route(
+                    RouteKind::Local,
+                    IpNet::V4(v4.trunc()),
+                    Scope::Host,
+                    0,
+                ));
+            }
+            IpNet::V4(v4) if v4.prefix_len() < 32 => {
+                routes.push(route(
+                    RouteKind::Unicast,
+                    IpNet::V4(v4.trunc()),
+                    Scope::Link,
+                    0,
+                ));
+                if v4.prefix_len() < 31 {
+                    let last = IpAddr::V4(v4.broadcast());
+                    routes.push(route(RouteKind::Broadcast, host_net(last), Scope::Link, 0));
+                }
+            }
+            IpNet::V6(v6) if !loopback && v6.prefix_len() < 128 => {
+                routes.push(route(
+                    RouteKind::Unicast,
+                    IpNet::V6(v6.trunc()),
+                    Scope::Global,
+                    256,
+                ));
+            }
+            IpNet::V4(_) | IpNet::V6(_) => {}
+        }
+        for route in routes {
+            // A route that is there already serves this address too.
+            let _ = self.fib.add(route);
+        }
+    }
+
+    fn delete_addr(&mut self, dev: &Arc<str>, net: IpNet) -> Result<(), ConfigError> {
+        let index = self.index_of(dev)?;
+        let device = self.named_mut(dev)?;
+        let Some(position) = device.addrs.iter().position(|a| a.net == net) else {
+            return Err(ConfigError::Missing(format!("address {net}")));
+        };
+        device.addrs.remove(position);
+        let remaining = device.addrs.clone();
+        self.fib.retain(|r| !r.kernel || r.dev != Some(index));
+        for addr in remaining {
+            self.add_addr_routes(index, addr.net, addr.origin);
+        }
+        let src = net.addr();
+        self.fib.retain(|r| r.src != Some(src));
+        Ok(())
+    }
+
+    fn add_route(&mut self, new: &NewRoute) -> Result<(), ConfigError> {
+        let dev = new.dev.as_ref().map(|dev| self.index_of(dev)).transpose()?;
+        if let Some(dev) = dev.filter(|dev| self.device(*dev).is_some_and(|d| !d.up)) {
+            let name = self
+                .device(dev)
+                .map_or_else(|| "".into(), |d| Arc::clone(&d.name));
+            return Err(ConfigError::NetworkDown(name));
+        }
+        let dev = match (new.gateway, dev) {
+            (Some(gateway), wanted) if !new.onlink => Some(self.link_of_gateway(gateway, wanted)?),
+            (_, dev) => dev,
+        };
+        let needs_dev = new.kind == RouteKind::Unicast;
+        if needs_dev && dev.is_none() {
+            return Err(ConfigError::Invalid(
+                "a route needs a gateway or a device".to_owned(),
+            ));
+        }
+        let v6 = matches!(new.dst, IpNet::V6(_));
+        let route = Route {
+            kind: new.kind,
+            dst: new.dst.trunc(),
+            gateway: new.gateway,
+            dev,
+            src: new.src,
+            metric: if v6 && new.metric == 0 {
+                1024
+            } else {
+                new.metric
+            },
+            scope: new.scope,
+            onlink: new.onlink,
+            kernel: false,
+            mtu: new.mtu,
+            origin: new.origin,
+        };
+        self.fib
+            .add(route)
+            .map_err(|_| ConfigError::Exists(format!("route {}", new.dst)))
+    }
+
+    /// A gateway must be a neighbour: its route must be a link route, by the device asked for.
+    fn link_of_gateway(
+        &self,
+        gateway: IpAddr,
+        wanted: Option<DevIndex>,
+    ) -> Result<DevIndex, ConfigError> {
+        let invalid = ConfigError::InvalidGateway(gateway);
+        let route = self.fib.lookup(gateway).ok_or_else(|| invalid.clone())?;
+        let on_link = route.kind == RouteKind::Unicast && route.gateway.is_none();
+        match (on_link, route.dev, wanted) {
+            (true, Some(dev), None) => Ok(dev),
+            (true, Some(dev), Some(wanted)) if dev == wanted => Ok(dev),
+            (_, _, _) => Err(invalid),
+        }
+    }
+
+    /// Returns the subnet-directed broadcast addresses of a device.
+    pub(super) fn is_broadcast_of(&self, dev: DevIndex, addr: Ipv4Addr) -> bool {
+        let of = |a: &IfAddr| match a.net {
+            IpNet::V4(net) => Some(net),
+            IpNet::V6(_) => None,
+        };
+        let addrs = self.device(dev).map_or(&[][..], |d| d.addrs.as_slice());
+        let hits = |net: Ipv4Net| net.prefix_len() < 31 && net.broadcast() == addr;
+        addr.is_broadcast() || addrs.iter().filter_map(of).any(hits)
+    }
+}

@@ -1,0 +1,389 @@
+//! Who has this address? ARP (RFC 826) and neighbour discovery (RFC 4861).
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use super::super::neighbour::{
+    DELAY_FIRST_PROBE, Neighbour, NeighbourState, PROBES, REACHABLE, RETRANS,
+};
+use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
+use crate::base::{Dice, Mac, OriginId};
+use crate::wire::{
+    Action, Arp, ArpOp, Body, Code, Decider, DeciderKind, DevIndex, FlowKey, Frame, Icmp,
+    IcmpError, Packet, Payload, Recorder, Stage, Step, Transport,
+};
+
+impl Netns {
+    /// Returns the packet with the next hop's address, or keeps it until the address is known.
+    pub(super) fn resolve<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        next_hop: IpAddr,
+        skb: Skb,
+        cx: &mut Cx<'_, D, R>,
+    ) -> Option<(Skb, Mac)> {
+        let now = cx.now;
+        let mut confirm = None;
+        let known = match self.neighbours.entries.get_mut(&(dev, next_hop)) {
+            Some(entry) => match &mut entry.state {
+                NeighbourState::Permanent { mac } | NeighbourState::Probe { mac, .. } => Some(*mac),
+                NeighbourState::Reachable { mac, until } if *until >= now => Some(*mac),
+                NeighbourState::Reachable { mac, .. } | NeighbourState::Stale { mac } => {
+                    confirm = Some(*mac);
+                    Some(*mac)
+                }
+                NeighbourState::Incomplete { queue, .. } => {
+                    queue.push(skb);
+                    return None;
+                }
+                NeighbourState::Failed => None,
+            },
+            None => None,
+        };
+        if let Some(mac) = confirm {
+            self.probe_later(dev, next_hop, mac, cx);
+        }
+        if let Some(mac) = known {
+            return Some((skb, mac));
+        }
+        cx.step(self.place(Some(dev), Stage::Neighbour), || {
+            Step::about(&skb.packet, Action::Resolving { next_hop })
+        });
+        let generation = self.neighbours.next_generation();
+        let source = skb.packet.src;
+        let state = NeighbourState::Incomplete {
+            probes: 1,
+            queue: vec![skb],
+        };
+        let entry = Neighbour {
+            state,
+            generation,
+            origin: OriginId::NONE,
+        };
+        self.neighbours.entries.insert((dev, next_hop), entry);
+        Self::timer_in(RETRANS, dev, next_hop, generation, cx);
+        self.solicit(dev, next_hop, None, Some(source), cx);
+        None
+    }
+
+    fn timer_in<D: Dice, R: Recorder>(
+        after: Duration,
+        dev: DevIndex,
+        addr: IpAddr,
+        generation: u32,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let timer = KernelTimer::NeighbourProbe {
+            dev,
+            addr,
+            generation,
+        };
+        cx.effects.push(Effect::Timer { after, timer });
+    }
+
+    /// A stale entry is in use: it is probed after a while unless something confirms it.
+    fn probe_later<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        addr: IpAddr,
+        mac: Mac,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let generation = self.neighbours.next_generation();
+        if let Some(entry) = self.neighbours.entries.get_mut(&(dev, addr)) {
+            entry.state = NeighbourState::Probe { mac, probes: 0 };
+            entry.generation = generation;
+        }
+        Self::timer_in(DELAY_FIRST_PROBE, dev, addr, generation, cx);
+    }
+
+    /// A probe's time is over: send the next, or give up.
+    pub(super) fn neighbour_timer<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        addr: IpAddr,
+        generation: u32,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let Some(entry) = self.neighbours.entries.get_mut(&(dev, addr)) else {
+            return;
+        };
+        if entry.generation != generation {
+            return;
+        }
+        let (to, source) = match &mut entry.state {
+            NeighbourState::Incomplete { probes, queue } if *probes < PROBES => {
+                *probes += 1;
+                (None, queue.first().map(|skb| skb.packet.src))
+            }
+            NeighbourState::Probe { probes, mac } if *probes < PROBES => {
+                *probes += 1;
+                (Some(*mac), None)
+            }
+            NeighbourState::Incomplete { queue, .. } => {
+                let waiting = std::mem::take(queue);
+                entry.state = NeighbourState::Failed;
+                self.give_up(dev, addr, waiting, cx);
+                return;
+            }
+            NeighbourState::Probe { .. } => {
+                entry.state = NeighbourState::Failed;
+                return;
+            }
+            NeighbourState::Reachable { .. }
+            | NeighbourState::Stale { .. }
+            | NeighbourState::Failed
+            | NeighbourState::Permanent { .. } => return,
+        };
+        Self::timer_in(RETRANS, dev, addr, generation, cx);
+        self.solicit(dev, addr, to, source, cx);
+    }
+
+    /// Nobody answered: every waiting packet ends, and its sender is told.
+    fn give_up<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        addr: IpAddr,
+        waiting: Vec<Skb>,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        for skb in waiting {
+            let kind = IcmpError::HostUnreachable;
+            let text = format!("{addr} FAILED after {PROBES} probes");
+            cx.step(self.place(Some(dev), Stage::Neighbour), || {
+                let code = Code::NeighUnresolved;
+                Step::about(
+                    &skb.packet,
+                    Action::Rejected {
+                        code,
+                        with: kind.to_string(),
+                    },
+                )
+                .by(Decider::new(DeciderKind::Neighbour, text))
+            });
+            self.icmp_error(&skb, kind, cx);
+        }
+    }
+
+    /// Asks for a hardware address: everybody on the link, or `to` alone.
+    fn solicit<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        target: IpAddr,
+        to: Option<Mac>,
+        source: Option<IpAddr>,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let Some(mac) = self.device(dev).map(|d| d.mac) else {
+            return;
+        };
+        // arp_announce=0: the source of the packet that wants out, if it is one of ours.
+        let ours = source.filter(|s| self.is_local(*s));
+        let sender = ours.or_else(|| self.masquerade_source(dev, target));
+        let sender = sender.unwrap_or_else(|| crate::base::Family::of(target).unspecified());
+        let id = cx.packet_id();
+        match target {
+            IpAddr::V4(_) => {
+                let arp = Arp {
+                    id,
+                    op: ArpOp::Request,
+                    sender_mac: mac,
+                    sender_ip: sender,
+                    target_mac: Mac::ZERO,
+                    target_ip: target,
+                };
+                let dst = to.unwrap_or(Mac::BROADCAST);
+                self.transmit(
+                    dev,
+                    Frame {
+                        src: mac,
+                        dst,
+                        body: Body::Arp(arp),
+                    },
+                    cx,
+                );
+            }
+            IpAddr::V6(v6) => {
+                let group = solicited_node(v6);
+                let icmp = Icmp::NeighbourSolicitation {
+                    target,
+                    source_mac: Some(mac),
+                };
+                let packet = discovery(id, sender, IpAddr::V6(group), icmp);
+                let dst = to.unwrap_or_else(|| Mac::ipv6_multicast(group));
+                self.transmit(
+                    dev,
+                    Frame {
+                        src: mac,
+                        dst,
+                        body: Body::Ip(packet),
+                    },
+                    cx,
+                );
+            }
+        }
+    }
+
+    /// An ARP message comes in (`arp_process`).
+    pub(super) fn receive_arp<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        arp: &Arp,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        match arp.op {
+            ArpOp::Request => {
+                if self.answers_for(dev, arp.target_ip) {
+                    self.learn(dev, arp.sender_ip, arp.sender_mac, false, cx);
+                    let Some(mac) = self.device(dev).map(|d| d.mac) else {
+                        return;
+                    };
+                    let reply = Arp {
+                        id: cx.packet_id(),
+                        op: ArpOp::Reply,
+                        sender_mac: mac,
+                        sender_ip: arp.target_ip,
+                        target_mac: arp.sender_mac,
+                        target_ip: arp.sender_ip,
+                    };
+                    let dst = arp.sender_mac;
+                    self.transmit(
+                        dev,
+                        Frame {
+                            src: mac,
+                            dst,
+                            body: Body::Arp(reply),
+                        },
+                        cx,
+                    );
+                } else if self.neighbours.entries.contains_key(&(dev, arp.sender_ip)) {
+                    self.learn(dev, arp.sender_ip, arp.sender_mac, false, cx);
+                }
+            }
+            ArpOp::Reply => self.learn(dev, arp.sender_ip, arp.sender_mac, true, cx),
+        }
+    }
+
+    /// Whether this namespace answers for an address asked for on a device: its own on any device
+    /// (`arp_ignore=0`), and with `proxy_arp` those it would route out of another one.
+    fn answers_for(&self, dev: DevIndex, addr: IpAddr) -> bool {
+        if self.is_local(addr) {
+            return true;
+        }
+        let name = self.device(dev).map_or("", |d| &d.name);
+        self.sysctls.device(name, "proxy_arp") != 0
+            && self
+                .route(addr)
+                .is_ok_and(|hop| !hop.local && hop.dev != dev)
+    }
+
+    fn learn<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        addr: IpAddr,
+        mac: Mac,
+        solicited: bool,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        if addr.is_unspecified() {
+            return;
+        }
+        let known = self.neighbours.entries.contains_key(&(dev, addr));
+        if solicited && !known {
+            return;
+        }
+        let waiting = self.neighbours.learn(dev, addr, mac, cx.now, solicited);
+        let Some(source) = self.device(dev).map(|d| d.mac) else {
+            return;
+        };
+        for skb in waiting {
+            cx.step(self.place(Some(dev), Stage::Neighbour), || {
+                Step::about(
+                    &skb.packet,
+                    Action::Resolved {
+                        next_hop: addr,
+                        mac,
+                    },
+                )
+            });
+            let frame = Frame {
+                src: source,
+                dst: mac,
+                body: Body::Ip(skb.packet),
+            };
+            self.transmit(dev, frame, cx);
+        }
+    }
+
+    /// A neighbour solicitation or advertisement comes in.
+    pub(super) fn receive_discovery<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        src: IpAddr,
+        icmp: Icmp,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        match icmp {
+            Icmp::NeighbourSolicitation { target, source_mac } => {
+                if !self.is_local(target) {
+                    return;
+                }
+                let Some(asker) = source_mac else { return };
+                self.learn(dev, src, asker, false, cx);
+                let Some(mac) = self.device(dev).map(|d| d.mac) else {
+                    return;
+                };
+                let answer = Icmp::NeighbourAdvertisement {
+                    target,
+                    target_mac: mac,
+                    solicited: true,
+                };
+                let packet = discovery(cx.packet_id(), target, src, answer);
+                self.transmit(
+                    dev,
+                    Frame {
+                        src: mac,
+                        dst: asker,
+                        body: Body::Ip(packet),
+                    },
+                    cx,
+                );
+            }
+            Icmp::NeighbourAdvertisement {
+                target,
+                target_mac,
+                solicited,
+            } => {
+                self.learn(dev, target, target_mac, solicited, cx);
+            }
+            Icmp::EchoRequest { .. } | Icmp::EchoReply { .. } | Icmp::Error { .. } => {}
+        }
+    }
+
+    /// Returns how long a confirmed neighbour is believed.
+    pub const fn neighbour_reachable_time() -> Duration {
+        REACHABLE
+    }
+}
+
+/// `ff02::1:ffXX:XXXX`, the group every owner of the address listens to (RFC 4291 §2.7.1).
+fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = addr.octets();
+    let low = u16::from_be_bytes([b, c]);
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), low)
+}
+
+fn discovery(id: crate::wire::PacketId, src: IpAddr, dst: IpAddr, icmp: Icmp) -> Packet {
+    Packet {
+        id,
+        flow: FlowKey::default(),
+        src,
+        dst,
+        ttl: 255,
+        tos: 0,
+        df: true,
+        fragment: None,
+        transport: Transport::Icmp(icmp),
+        payload: Payload::Empty,
+    }
+}

@@ -1,0 +1,382 @@
+//! Between the ports of a bridge, and into a VXLAN tunnel.
+//!
+//! With `bridge-nf-call-iptables=1` bridged IP packets cross PREROUTING, FORWARD and POSTROUTING with the bridge as
+//! both devices; a packet whose destination was translated to a neighbour on the same bridge is re-addressed and
+//! switched, not routed. Leaves out: VLANs, STP, multicast snooping; group frames are flooded without crossing the
+//! rules.
+
+use std::time::Duration;
+
+use super::super::bridge::FdbEntry;
+use super::super::link::DeviceKind;
+use super::super::netfilter::chain::Hook;
+use super::super::{Cx, Netns, Skb, tunnel};
+use super::Filtered;
+use crate::base::{Dice, Mac};
+use crate::wire::{
+    Action, Body, Code, Decider, DeciderKind, DevIndex, Frame, Head, PacketId, Payload, Recorder,
+    Stage, Step, Transport, Udp, Vxlan,
+};
+
+/// How long a learned address is believed (`ageing_time`).
+const AGEING: Duration = Duration::from_secs(300);
+
+impl Netns {
+    /// A frame comes in by a port (`br_handle_frame`).
+    pub(super) fn bridge_receive<D: Dice, R: Recorder>(
+        &mut self,
+        bridge: DevIndex,
+        port: DevIndex,
+        mut frame: Frame,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let Some(device) = self.device_mut(bridge) else {
+            return;
+        };
+        if !device.up {
+            self.drop_frame(&frame, bridge, Stage::Bridge, Code::DeviceDown, cx);
+            return;
+        }
+        let bridge_mac = device.mac;
+        if let DeviceKind::Bridge(state) = &mut device.kind {
+            let learned = FdbEntry {
+                port,
+                permanent: false,
+                seen: cx.now,
+            };
+            let entry = state.fdb.entry(frame.src).or_insert(learned);
+            if !entry.permanent {
+                *entry = learned;
+            }
+        }
+        let filtered = match &frame.body {
+            Body::Ip(packet) => {
+                self.netfilter.is_some()
+                    && !frame.dst.is_multicast()
+                    && self.sysctls.bridge_nf_call(packet.family())
+            }
+            Body::Arp(_) => false,
+        };
+        let mut crossed = None;
+        if filtered {
+            match self.bridge_prerouting(bridge, port, frame, bridge_mac, cx) {
+                Some((again, skb)) => {
+                    frame = again;
+                    crossed = skb;
+                }
+                None => return,
+            }
+        }
+        if frame.dst == bridge_mac {
+            match crossed {
+                Some(skb) => self.route_input(skb, cx),
+                None => self.receive_body(bridge, Some(port), frame.body, cx),
+            }
+        } else if frame.dst.is_multicast() {
+            self.flood(bridge, Some(port), &frame, cx);
+            self.receive_body(bridge, Some(port), frame.body, cx);
+        } else {
+            self.switch(bridge, port, frame, crossed, cx);
+        }
+    }
+
+    /// `br_nf_pre_routing`: PREROUTING for a bridged packet. Returns the frame to go on with, and the packet's
+    /// notes; nothing if it ended or went another way.
+    fn bridge_prerouting<D: Dice, R: Recorder>(
+        &mut self,
+        bridge: DevIndex,
+        port: DevIndex,
+        frame: Frame,
+        bridge_mac: Mac,
+        cx: &mut Cx<'_, D, R>,
+    ) -> Option<(Frame, Option<Skb>)> {
+        let Frame { src, dst, body } = frame;
+        let packet = match body {
+            Body::Ip(packet) => packet,
+            Body::Arp(_) => return Some((Frame { src, dst, body }, None)),
+        };
+        let before = packet.dst;
+        let mut skb = Skb::new(packet);
+        skb.in_dev = Some(bridge);
+        skb.phys_in = Some(port);
+        if self.filter(Hook::Prerouting, &mut skb, cx) != Filtered::Passes {
+            return None;
+        }
+        if skb.packet.dst != before && !self.is_local(skb.packet.dst) {
+            let hop = self.route(skb.packet.dst).ok();
+            if let Some(hop) = hop.filter(|hop| hop.dev == bridge) {
+                return self.bridged_dnat(bridge, src, hop.next_hop, skb, cx);
+            }
+        }
+        let dst = if skb.packet.dst == before {
+            dst
+        } else {
+            bridge_mac
+        };
+        let body = Body::Ip(skb.packet.clone());
+        Some((Frame { src, dst, body }, Some(skb)))
+    }
+
+    /// "Bridged DNAT": the new destination is on the same bridge, so the frame gets its hardware address and is
+    /// switched; source address and time to live stay.
+    fn bridged_dnat<D: Dice, R: Recorder>(
+        &mut self,
+        bridge: DevIndex,
+        src: Mac,
+        next_hop: std::net::IpAddr,
+        mut skb: Skb,
+        cx: &mut Cx<'_, D, R>,
+    ) -> Option<(Frame, Option<Skb>)> {
+        if let Some(mac) = self.neighbours.mac(bridge, next_hop) {
+            let body = Body::Ip(skb.packet.clone());
+            return Some((
+                Frame {
+                    src,
+                    dst: mac,
+                    body,
+                },
+                Some(skb),
+            ));
+        }
+        skb.out_dev = Some(bridge);
+        skb.next_hop = Some(next_hop);
+        let passes = self.filter(Hook::Forward, &mut skb, cx) == Filtered::Passes
+            && self.filter(Hook::Postrouting, &mut skb, cx) == Filtered::Passes;
+        if passes {
+            self.neighbour_output(skb, cx);
+        }
+        None
+    }
+
+    /// A frame for another port.
+    fn switch<D: Dice, R: Recorder>(
+        &mut self,
+        bridge: DevIndex,
+        from: DevIndex,
+        frame: Frame,
+        crossed: Option<Skb>,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let Some(to) = self.fdb_lookup(bridge, frame.dst, cx) else {
+            self.flood(bridge, Some(from), &frame, cx);
+            return;
+        };
+        if let Err((code, text)) = self.may_switch(bridge, from, to) {
+            cx.step(self.place(Some(from), Stage::Bridge), || Step {
+                packet: Some(Head::of_frame(&frame)),
+                action: Action::Dropped { code },
+                by: Some(Decider::new(DeciderKind::Device, text)),
+            });
+            return;
+        }
+        let frame = match (crossed, frame) {
+            (Some(mut skb), Frame { src, dst, .. }) => {
+                skb.out_dev = Some(bridge);
+                skb.phys_out = Some(to);
+                if self.filter(Hook::Forward, &mut skb, cx) != Filtered::Passes
+                    || self.filter(Hook::Postrouting, &mut skb, cx) != Filtered::Passes
+                {
+                    return;
+                }
+                Frame {
+                    src,
+                    dst,
+                    body: Body::Ip(skb.packet),
+                }
+            }
+            (None, frame) => frame,
+        };
+        self.out_of_port(bridge, to, frame, cx);
+    }
+
+    fn fdb_lookup<D: Dice, R: Recorder>(
+        &self,
+        bridge: DevIndex,
+        mac: Mac,
+        cx: &Cx<'_, D, R>,
+    ) -> Option<DevIndex> {
+        match &self.device(bridge)?.kind {
+            DeviceKind::Bridge(state) => state
+                .fdb
+                .get(&mac)
+                .filter(|entry| entry.permanent || cx.now.since(entry.seen) <= AGEING)
+                .map(|entry| entry.port),
+            DeviceKind::Loopback
+            | DeviceKind::Veth
+            | DeviceKind::Physical
+            | DeviceKind::Dummy
+            | DeviceKind::Vxlan(_) => None,
+        }
+    }
+
+    /// `should_deliver`: hairpin, isolation, and cuts made by a fault.
+    fn may_switch(
+        &self,
+        bridge: DevIndex,
+        from: DevIndex,
+        to: DevIndex,
+    ) -> Result<(), (Code, String)> {
+        let (Some(inn), Some(out)) = (self.device(from), self.device(to)) else {
+            return Err((Code::DeviceDown, "the port is gone".to_owned()));
+        };
+        if let Some(device) = self.device(bridge)
+            && let DeviceKind::Bridge(state) = &device.kind
+            && state.cut.contains(&(from, to))
+        {
+            return Err((
+                Code::LinkDown,
+                format!("cut between {} and {}", inn.name, out.name),
+            ));
+        }
+        if from == to && !inn.port.hairpin {
+            return Err((
+                Code::BridgeNoHairpin,
+                format!("hairpin off on {}", inn.name),
+            ));
+        }
+        if inn.port.isolated && out.port.isolated {
+            return Err((Code::DeviceDown, "both ports are isolated".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn out_of_port<D: Dice, R: Recorder>(
+        &mut self,
+        bridge: DevIndex,
+        port: DevIndex,
+        frame: Frame,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        cx.step(self.place(Some(bridge), Stage::Bridge), || {
+            let name = self
+                .device(port)
+                .map_or_else(String::new, |d| d.name.to_string());
+            Step {
+                packet: Some(Head::of_frame(&frame)),
+                action: Action::Switched { port: name },
+                by: None,
+            }
+        });
+        self.transmit(port, frame, cx);
+    }
+
+    /// A frame of the host itself leaves by the bridge (`br_dev_xmit`).
+    pub(super) fn bridge_transmit<D: Dice, R: Recorder>(
+        &mut self,
+        bridge: DevIndex,
+        frame: Frame,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        match self.fdb_lookup(bridge, frame.dst, cx) {
+            Some(port) if !frame.dst.is_multicast() => self.out_of_port(bridge, port, frame, cx),
+            Some(_) | None => self.flood(bridge, None, &frame, cx),
+        }
+    }
+
+    /// A copy out of every port but the one it came in by.
+    fn flood<D: Dice, R: Recorder>(
+        &mut self,
+        bridge: DevIndex,
+        from: Option<DevIndex>,
+        frame: &Frame,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let ports = match self.device(bridge).map(|d| &d.kind) {
+            Some(DeviceKind::Bridge(state)) => state.ports.clone(),
+            Some(
+                DeviceKind::Loopback
+                | DeviceKind::Veth
+                | DeviceKind::Physical
+                | DeviceKind::Dummy
+                | DeviceKind::Vxlan(_),
+            )
+            | None => return,
+        };
+        let allowed = |to: &DevIndex| match from {
+            Some(from) => from != *to && self.may_switch(bridge, from, *to).is_ok(),
+            None => true,
+        };
+        let ports: Vec<DevIndex> = ports.into_iter().filter(allowed).collect();
+        cx.step(self.place(Some(bridge), Stage::Bridge), || Step {
+            packet: Some(Head::of_frame(frame)),
+            action: Action::Flooded {
+                ports: u32::try_from(ports.len()).unwrap_or(u32::MAX),
+            },
+            by: None,
+        });
+        for port in ports {
+            self.transmit(port, frame.clone(), cx);
+        }
+    }
+
+    /// A frame leaves by a VXLAN device: the outer packet is a local packet of its own (`vxlan_xmit`).
+    pub(super) fn encapsulate<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        frame: Frame,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let Some(DeviceKind::Vxlan(vxlan)) = self.device(dev).map(|d| &d.kind) else {
+            return;
+        };
+        let remote = vxlan
+            .fdb
+            .iter()
+            .find(|(mac, _)| *mac == frame.dst)
+            .map(|(_, dst)| *dst);
+        let (vni, local, dstport) = (vxlan.vni, vxlan.local, vxlan.dstport);
+        let Some(remote) = remote else {
+            if let Some(device) = self.device_mut(dev) {
+                device.stats.tx_dropped += 1;
+            }
+            self.drop_frame(&frame, dev, Stage::Tunnel, Code::FdbMiss, cx);
+            return;
+        };
+        let (id, flow) = match &frame.body {
+            Body::Ip(packet) => (packet.id, packet.flow),
+            Body::Arp(arp) => (arp.id, crate::wire::FlowKey::default()),
+        };
+        cx.step(self.place(Some(dev), Stage::Tunnel), || {
+            let entry = format!("{} dev vxlan dst {remote} self permanent", frame.dst);
+            Step {
+                packet: Some(Head::of_frame(&frame)),
+                action: Action::Encapsulated {
+                    vni,
+                    src: local,
+                    dst: remote,
+                },
+                by: Some(Decider::new(DeciderKind::Fdb, entry)),
+            }
+        });
+        let sport = tunnel::source_port(&frame);
+        let outer = self.outer_packet(id, flow, local, remote, sport, dstport, vni, frame);
+        // A tunnel has nobody to tell; the failure is in the trace.
+        let _ = self.send(outer, cx);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of a header")]
+    fn outer_packet(
+        &self,
+        id: PacketId,
+        flow: crate::wire::FlowKey,
+        src: std::net::IpAddr,
+        dst: std::net::IpAddr,
+        sport: u16,
+        dport: u16,
+        vni: u32,
+        frame: Frame,
+    ) -> crate::wire::Packet {
+        crate::wire::Packet {
+            id,
+            flow,
+            src,
+            dst,
+            ttl: self.sysctls.default_ttl(),
+            tos: 0,
+            df: src.is_ipv6(),
+            fragment: None,
+            transport: Transport::Udp(Udp { sport, dport }),
+            payload: Payload::Vxlan(Box::new(Vxlan { vni, frame })),
+        }
+    }
+}

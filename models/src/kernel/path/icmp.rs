@@ -1,0 +1,355 @@
+//! Errors and answers the kernel makes itself: ICMP errors and their rate limit, echo, TCP resets, reassembly, and
+//! the path MTU they teach.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::super::netfilter::chain::RejectWith;
+use super::super::{Cx, Effect, Netns, Skb};
+use crate::base::{Dice, Family, FxIndexMap, Time};
+use crate::wire::{
+    Action, Code, Decider, DeciderKind, DevIndex, Fragment, Head, Icmp, IcmpError, Packet, Payload,
+    Quoted, Recorder, Stage, Step, Tcp, TcpFlags, Transport, size,
+};
+
+/// How long a learned path MTU is believed (`net.ipv4.route.mtu_expires`).
+const MTU_EXPIRES: Duration = Duration::from_secs(600);
+/// Tokens a destination starts with (`XRLIM_BURST_FACTOR`).
+const BURST: u64 = 6;
+/// Largest share of pieces waiting for the rest of their packets, in packets.
+const FRAGMENT_QUEUES: usize = 1024;
+
+/// ICMP token buckets, cached path MTUs, and packets being put together.
+#[derive(Clone, Debug, Default)]
+pub struct IcmpState {
+    buckets: FxIndexMap<IpAddr, Bucket>,
+    path_mtu: FxIndexMap<IpAddr, (u32, Time)>,
+    fragments: FxIndexMap<(IpAddr, IpAddr, u32), Vec<Fragment>>,
+    last_ident: u32,
+}
+
+/// A token bucket in units of time (`inet_peer_xrlim_allow`).
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    tokens: Duration,
+    last: Time,
+}
+
+impl IcmpState {
+    /// Returns the identification for the next packet that is cut into pieces.
+    pub(super) const fn next_ident(&mut self) -> u32 {
+        self.last_ident = self.last_ident.wrapping_add(1);
+        self.last_ident
+    }
+
+    /// Takes a token for an error to `to`; each costs `interval`.
+    fn allows(&mut self, to: IpAddr, interval: Duration, now: Time) -> bool {
+        let full = interval * u32::try_from(BURST).unwrap_or(u32::MAX);
+        let bucket = self.buckets.entry(to).or_insert(Bucket {
+            tokens: full,
+            last: now,
+        });
+        bucket.tokens = (bucket.tokens + now.since(bucket.last)).min(full);
+        bucket.last = now;
+        let allowed = bucket.tokens >= interval;
+        if allowed {
+            bucket.tokens -= interval;
+        }
+        allowed
+    }
+}
+
+impl Netns {
+    /// Answers a refusal by a rule (`nf_reject_ipv4.c`).
+    pub(super) fn refuse<D: Dice, R: Recorder>(
+        &mut self,
+        skb: &Skb,
+        with: RejectWith,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        match with {
+            RejectWith::Icmp(kind) => self.icmp_error(skb, kind, cx),
+            RejectWith::TcpReset => self.send_reset(skb, cx),
+        }
+    }
+
+    /// Tells the sender of a packet what went wrong (`icmp_send`, RFC 1812 §4.3.2).
+    pub(super) fn icmp_error<D: Dice, R: Recorder>(
+        &mut self,
+        skb: &Skb,
+        kind: IcmpError,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let packet = &skb.packet;
+        let about_error = matches!(
+            packet.transport,
+            Transport::Icmp(
+                Icmp::Error { .. }
+                    | Icmp::NeighbourSolicitation { .. }
+                    | Icmp::NeighbourAdvertisement { .. }
+            )
+        );
+        if about_error || packet.src.is_unspecified() || !self.answerable(packet) {
+            return;
+        }
+        let Ok(hop) = self.route(packet.src) else {
+            return;
+        };
+        if hop.dev != DevIndex::LO && self.rate_limited(packet.src, kind, cx) {
+            return;
+        }
+        let src = if self.is_local(packet.dst) {
+            packet.dst
+        } else {
+            hop.src
+        };
+        let answer = Packet {
+            id: cx.packet_id(),
+            flow: packet.flow,
+            src,
+            dst: packet.src,
+            ttl: self.sysctls.default_ttl(),
+            tos: 0xc0,
+            df: packet.src.is_ipv6(),
+            fragment: None,
+            transport: Transport::Icmp(Icmp::Error {
+                kind,
+                about: packet.quoted(),
+            }),
+            payload: Payload::Empty,
+        };
+        self.answer(&skb.packet, answer, cx);
+    }
+
+    fn rate_limited<D: Dice, R: Recorder>(
+        &mut self,
+        to: IpAddr,
+        kind: IcmpError,
+        cx: &mut Cx<'_, D, R>,
+    ) -> bool {
+        // Path MTU discovery must work: fragmentation needed is never limited.
+        if matches!(kind, IcmpError::FragmentationNeeded { .. }) {
+            return false;
+        }
+        let millis = self.sysctls.get("net.ipv4.icmp_ratelimit").unwrap_or(0);
+        let interval = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+        if interval.is_zero() || self.icmp.allows(to, interval, cx.now) {
+            return false;
+        }
+        cx.step(self.place(None, Stage::Output), || {
+            let text = format!("no error sent: net.ipv4.icmp_ratelimit = {millis}");
+            Step::general(Action::Note {
+                text: format!("the refusal to {to} stays unsaid"),
+            })
+            .by(Decider::new(DeciderKind::Sysctl, text))
+        });
+        true
+    }
+
+    /// Sends a packet of the kernel's own in answer to another.
+    fn answer<D: Dice, R: Recorder>(&mut self, to: &Packet, answer: Packet, cx: &mut Cx<'_, D, R>) {
+        cx.step(self.place(None, Stage::Output), || {
+            Step::about(
+                to,
+                Action::Answered {
+                    with: Head::of(&answer),
+                },
+            )
+        });
+        // Nobody waits for the result; a failure is in the trace.
+        let _ = self.send(answer, cx);
+    }
+
+    /// Refuses a TCP segment (RFC 9293 §3.5.2; never in answer to RST).
+    pub(super) fn send_reset<D: Dice, R: Recorder>(&mut self, skb: &Skb, cx: &mut Cx<'_, D, R>) {
+        let packet = &skb.packet;
+        let Transport::Tcp(tcp) = packet.transport else {
+            return;
+        };
+        if tcp.flags.contains(TcpFlags::RST) {
+            return;
+        }
+        let with_ack = tcp.flags.contains(TcpFlags::ACK);
+        let length = packet.payload.len()
+            + u32::from(tcp.flags.contains(TcpFlags::SYN))
+            + u32::from(tcp.flags.contains(TcpFlags::FIN));
+        let reset = Tcp {
+            sport: tcp.dport,
+            dport: tcp.sport,
+            flags: if with_ack {
+                TcpFlags::RST
+            } else {
+                TcpFlags::RST_ACK
+            },
+            seq: if with_ack { tcp.ack } else { 0 },
+            ack: if with_ack {
+                0
+            } else {
+                tcp.seq.wrapping_add(length)
+            },
+            window: 0,
+            mss: None,
+        };
+        let answer = Packet {
+            id: cx.packet_id(),
+            flow: packet.flow,
+            src: packet.dst,
+            dst: packet.src,
+            ttl: self.sysctls.default_ttl(),
+            tos: 0,
+            df: true,
+            fragment: None,
+            transport: Transport::Tcp(reset),
+            payload: Payload::Empty,
+        };
+        self.answer(&skb.packet, answer, cx);
+    }
+
+    /// An ICMP message for this namespace.
+    pub(super) fn receive_icmp<D: Dice, R: Recorder>(
+        &mut self,
+        skb: &Skb,
+        icmp: Icmp,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let packet = &skb.packet;
+        match icmp {
+            Icmp::EchoRequest { id, seq } => {
+                let src = match packet.dst {
+                    dst if dst.is_multicast() => return,
+                    dst => dst,
+                };
+                let answer = Packet {
+                    id: cx.packet_id(),
+                    flow: packet.flow,
+                    src,
+                    dst: packet.src,
+                    ttl: self.sysctls.default_ttl(),
+                    tos: packet.tos,
+                    df: false,
+                    fragment: None,
+                    transport: Transport::Icmp(Icmp::EchoReply { id, seq }),
+                    payload: packet.payload.clone(),
+                };
+                let at = (packet.dst, 0);
+                cx.step(self.place(skb.in_dev, Stage::Socket), || {
+                    Step::about(packet, Action::Delivered { at })
+                });
+                self.answer(packet, answer, cx);
+            }
+            Icmp::EchoReply { .. } => {
+                let at = (packet.dst, 0);
+                cx.step(self.place(skb.in_dev, Stage::Socket), || {
+                    Step::about(packet, Action::Delivered { at })
+                });
+                cx.effects.push(Effect::IcmpReceived {
+                    packet: packet.clone(),
+                });
+            }
+            Icmp::Error { kind, about } => self.receive_error(skb, kind, about, cx),
+            Icmp::NeighbourSolicitation { .. } | Icmp::NeighbourAdvertisement { .. } => {
+                let dev = skb.in_dev.unwrap_or(DevIndex::LO);
+                self.receive_discovery(dev, packet.src, icmp, cx);
+            }
+        }
+    }
+
+    /// An error about a packet of ours: the path MTU is learned, the socket is told.
+    fn receive_error<D: Dice, R: Recorder>(
+        &mut self,
+        skb: &Skb,
+        kind: IcmpError,
+        about: Quoted,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let packet = &skb.packet;
+        let mtu = match kind {
+            IcmpError::FragmentationNeeded { mtu } => Some(mtu),
+            IcmpError::NetUnreachable
+            | IcmpError::HostUnreachable
+            | IcmpError::ProtoUnreachable
+            | IcmpError::PortUnreachable
+            | IcmpError::NetProhibited
+            | IcmpError::HostProhibited
+            | IcmpError::AdminProhibited
+            | IcmpError::PolicyFail
+            | IcmpError::RejectRoute
+            | IcmpError::TimeExceeded => None,
+        };
+        if let Some(mtu) = mtu {
+            let least = size::ip_header(packet.family()) + 32;
+            let entry = (mtu.max(least), cx.now + MTU_EXPIRES);
+            self.icmp.path_mtu.insert(about.dst, entry);
+        }
+        cx.effects.push(Effect::IcmpReceived {
+            packet: packet.clone(),
+        });
+        let tuple = crate::wire::FiveTuple::of_quoted(&about);
+        let socket = tuple.and_then(|t| {
+            self.sockets
+                .connected(t.l4, (t.src, t.sport), (t.dst, t.dport))
+                .map(|s| (s, t))
+        });
+        let place = self.place(skb.in_dev, Stage::Socket);
+        let Some((socket, tuple)) = socket else {
+            let code = Code::NoSocket;
+            cx.step(place, || Step::about(packet, Action::Dropped { code }));
+            return;
+        };
+        cx.step(place, || {
+            Step::about(
+                packet,
+                Action::Delivered {
+                    at: (tuple.src, tuple.sport),
+                },
+            )
+        });
+        let (errno, fatal) = kind.errno(Family::of(about.src));
+        cx.effects.push(Effect::SocketError {
+            socket,
+            errno,
+            fatal,
+            mtu,
+        });
+    }
+
+    /// Returns the path MTU an error has taught, while it is believed.
+    pub(super) fn path_mtu_cached(&self, dst: IpAddr, now: Time) -> Option<u32> {
+        let (mtu, until) = self.icmp.path_mtu.get(&dst)?;
+        (*until >= now).then_some(*mtu)
+    }
+
+    /// Puts a packet together; returns it once all pieces are there.
+    ///
+    /// # Fidelity
+    /// An incomplete packet waits until more than a thousand others do, rather than 30 seconds.
+    pub(super) fn reassemble<D: Dice, R: Recorder>(
+        &mut self,
+        piece: &Packet,
+        cx: &mut Cx<'_, D, R>,
+    ) -> Option<Packet> {
+        let fragment = piece.fragment?;
+        let key = (piece.src, piece.dst, fragment.ident);
+        let pieces = self.icmp.fragments.entry(key).or_default();
+        if !pieces.iter().any(|p| p.offset == fragment.offset) {
+            pieces.push(fragment);
+        }
+        let total = piece.transport.header_len() + piece.payload.len();
+        let have: u32 = pieces.iter().map(|p| p.len).sum();
+        if have < total {
+            if self.icmp.fragments.len() > FRAGMENT_QUEUES {
+                self.icmp.fragments.shift_remove_index(0);
+            }
+            return None;
+        }
+        self.icmp.fragments.swap_remove(&key);
+        let whole = Packet {
+            fragment: None,
+            ..piece.clone()
+        };
+        cx.step(self.place(None, Stage::Receive), || {
+            Step::about(&whole, Action::Reassembled)
+        });
+        Some(whole)
+    }
+}

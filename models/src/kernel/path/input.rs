@@ -1,0 +1,390 @@
+//! From a device to the socket, or to forwarding.
+
+use std::net::IpAddr;
+
+use super::super::link::DeviceKind;
+use super::super::netfilter::chain::{AddrType, Hook};
+use super::super::socket::Found;
+use super::super::{Cx, Effect, Netns, Skb};
+use super::Filtered;
+use super::output::route_code;
+use crate::base::{Dice, Errno, Family};
+use crate::wire::{
+    Action, Body, Code, Decider, DeciderKind, DevIndex, FiveTuple, Frame, Icmp, IcmpError, L4,
+    Packet, Payload, Recorder, Stage, Step, Transport,
+};
+
+impl Netns {
+    /// A frame comes in from a device.
+    pub fn receive<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        frame: Frame,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let Some(device) = self.device_mut(dev) else {
+            self.drop_frame(&frame, dev, Stage::Receive, Code::DeviceDown, cx);
+            return;
+        };
+        if !device.up {
+            self.drop_frame(&frame, dev, Stage::Receive, Code::DeviceDown, cx);
+            return;
+        }
+        device.stats.rx_packets += 1;
+        let (master, mac) = (device.master, device.mac);
+        let place = self.place(Some(dev), Stage::Receive);
+        cx.step(place, || Step {
+            packet: Some(crate::wire::Head::of_frame(&frame)),
+            action: Action::Received,
+            by: None,
+        });
+        match master {
+            Some(bridge) => self.bridge_receive(bridge, dev, frame, cx),
+            None if frame.dst == mac || frame.dst.is_multicast() => {
+                self.receive_body(dev, None, frame.body, cx);
+            }
+            None => self.drop_frame(&frame, dev, Stage::Receive, Code::NotForUs, cx),
+        }
+    }
+
+    /// What a frame carries goes up the stack.
+    pub(super) fn receive_body<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        port: Option<DevIndex>,
+        body: Body,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        match body {
+            Body::Arp(arp) => self.receive_arp(dev, &arp, cx),
+            Body::Ip(packet) => {
+                let mut skb = Skb::new(packet);
+                skb.in_dev = Some(dev);
+                skb.phys_in = port;
+                self.receive_ip(skb, cx);
+            }
+        }
+    }
+
+    /// `ip_rcv`: reassembly where somebody tracks connections, PREROUTING, then routing.
+    pub(super) fn receive_ip<D: Dice, R: Recorder>(&mut self, mut skb: Skb, cx: &mut Cx<'_, D, R>) {
+        if skb.packet.fragment.is_some() && self.conntrack.is_some() {
+            match self.reassemble(&skb.packet, cx) {
+                Some(whole) => skb.packet = whole,
+                None => return,
+            }
+        }
+        if self.filter(Hook::Prerouting, &mut skb, cx) == Filtered::Passes {
+            self.route_input(skb, cx);
+        }
+    }
+
+    /// `ip_route_input`: is the packet plausible, and whose is it?
+    pub(super) fn route_input<D: Dice, R: Recorder>(
+        &mut self,
+        mut skb: Skb,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let in_dev = skb.in_dev.unwrap_or(DevIndex::LO);
+        if let Err((code, by)) = self.plausible(&skb.packet, in_dev) {
+            self.drop_packet(&skb.packet, skb.in_dev, Stage::Routing, code, by, cx);
+            return;
+        }
+        let dst = skb.packet.dst;
+        let for_all =
+            dst.is_multicast() || matches!(dst, IpAddr::V4(a) if self.is_broadcast_of(in_dev, a));
+        if for_all || self.is_local(dst) {
+            let place = self.place(skb.in_dev, Stage::Routing);
+            cx.step(place, || {
+                let step = Step::about(&skb.packet, Action::RoutedLocal);
+                match self.fib.lookup(dst) {
+                    Some(route) => {
+                        step.by(Decider::new(DeciderKind::Route, self.route_text(route))
+                            .from(route.origin))
+                    }
+                    None => step,
+                }
+            });
+            self.deliver(skb, cx);
+            return;
+        }
+        let family = skb.packet.family();
+        if !self.sysctls.forwarding(family) {
+            let name = match family {
+                Family::V4 => "net.ipv4.ip_forward",
+                Family::V6 => "net.ipv6.conf.all.forwarding",
+            };
+            let by = Some(Self::sysctl_says(name, 0));
+            let code = Code::IpForwardOff;
+            self.drop_packet(&skb.packet, skb.in_dev, Stage::Routing, code, by, cx);
+            return;
+        }
+        match self.route(dst) {
+            Ok(hop) => {
+                skb.out_dev = Some(hop.dev);
+                skb.next_hop = Some(hop.next_hop);
+                self.routed_step(&skb, cx);
+                self.forward(skb, hop.mtu, cx);
+            }
+            Err(errno) => self.no_route(&skb, errno, cx),
+        }
+    }
+
+    /// Records which route was chosen.
+    pub(super) fn routed_step<D: Dice, R: Recorder>(&self, skb: &Skb, cx: &mut Cx<'_, D, R>) {
+        cx.step(self.place(skb.out_dev, Stage::Routing), || {
+            let dev = skb.out_dev.and_then(|dev| self.device(dev));
+            let action = Action::Routed {
+                gateway: skb.next_hop.filter(|hop| *hop != skb.packet.dst),
+                dev: dev.map_or_else(String::new, |d| d.name.to_string()),
+            };
+            let step = Step::about(&skb.packet, action);
+            match self.fib.lookup(skb.packet.dst) {
+                Some(route) => {
+                    step.by(
+                        Decider::new(DeciderKind::Route, self.route_text(route)).from(route.origin)
+                    )
+                }
+                None => step,
+            }
+        });
+    }
+
+    /// The forwarded packet has no usable route: the sender is told, except by a blackhole.
+    fn no_route<D: Dice, R: Recorder>(&mut self, skb: &Skb, errno: Errno, cx: &mut Cx<'_, D, R>) {
+        let text = self
+            .fib
+            .lookup(skb.packet.dst)
+            .map(|route| self.route_text(route));
+        let text = text.unwrap_or_else(|| format!("no route to {}", skb.packet.dst));
+        let by = Some(Decider::new(DeciderKind::Route, text));
+        let code = route_code(errno);
+        if code == Code::RouteBlackhole {
+            self.drop_packet(&skb.packet, skb.in_dev, Stage::Routing, code, by, cx);
+            return;
+        }
+        let kind = if code == Code::RouteUnreachable {
+            IcmpError::HostUnreachable
+        } else if code == Code::RouteProhibit {
+            IcmpError::AdminProhibited
+        } else {
+            IcmpError::NetUnreachable
+        };
+        self.reject_step(skb, Stage::Routing, code, kind, by, cx);
+        self.icmp_error(skb, kind, cx);
+    }
+
+    /// Records that the sender is told.
+    pub(super) fn reject_step<D: Dice, R: Recorder>(
+        &self,
+        skb: &Skb,
+        stage: Stage,
+        code: Code,
+        kind: IcmpError,
+        by: Option<Decider>,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        cx.step(self.place(skb.in_dev, stage), || Step {
+            by,
+            ..Step::about(
+                &skb.packet,
+                Action::Rejected {
+                    code,
+                    with: kind.to_string(),
+                },
+            )
+        });
+    }
+
+    /// Martian and reverse path checks (`fib_validate_source`, `ip_route_input_slow`).
+    fn plausible(&self, packet: &Packet, in_dev: DevIndex) -> Result<(), (Code, Option<Decider>)> {
+        let kernel = |text: &str| Some(Decider::new(DeciderKind::Kernel, text));
+        if in_dev == DevIndex::LO {
+            return Ok(());
+        }
+        let name = self.device(in_dev).map_or("", |d| &d.name);
+        let (src, dst) = (packet.src, packet.dst);
+        if dst.is_loopback() && (dst.is_ipv6() || self.sysctls.device(name, "route_localnet") == 0)
+        {
+            let text = format!("net.ipv4.conf.{name}.route_localnet");
+            return Err((Code::MartianDestination, Some(Self::sysctl_says(&text, 0))));
+        }
+        let broadcast = matches!(src, IpAddr::V4(a) if a.is_broadcast());
+        if src.is_multicast() || broadcast {
+            return Err((
+                Code::MartianSource,
+                kernel("a group address cannot be a source"),
+            ));
+        }
+        if src.is_ipv6() {
+            return Ok(());
+        }
+        if src.is_loopback() && self.sysctls.device(name, "route_localnet") == 0 {
+            return Err((
+                Code::MartianSource,
+                kernel("127.0.0.0/8 comes from loopback only"),
+            ));
+        }
+        if src.is_unspecified() {
+            return Ok(());
+        }
+        let back = self.fib.lookup(src);
+        let type_of = self.addr_type(src);
+        if type_of == AddrType::Local && self.sysctls.device(name, "accept_local") == 0 {
+            return Err((
+                Code::MartianSource,
+                kernel("the source is one of the host's own"),
+            ));
+        }
+        let mode = self.sysctls.device(name, "rp_filter");
+        let passes = match mode {
+            0 => true,
+            1 => back.is_some_and(|route| route.dev == Some(in_dev)),
+            _ => back.is_some_and(|route| route.dev.is_some()),
+        };
+        if passes {
+            Ok(())
+        } else {
+            let text = format!("net.ipv4.conf.{name}.rp_filter");
+            Err((Code::RpFilter, Some(Self::sysctl_says(&text, mode))))
+        }
+    }
+
+    /// `ip_local_deliver`: INPUT, then whoever takes it.
+    fn deliver<D: Dice, R: Recorder>(&mut self, mut skb: Skb, cx: &mut Cx<'_, D, R>) {
+        if skb.packet.fragment.is_some() {
+            match self.reassemble(&skb.packet, cx) {
+                Some(whole) => skb.packet = whole,
+                None => return,
+            }
+        }
+        let neighbour_discovery = matches!(
+            skb.packet.transport,
+            Transport::Icmp(
+                Icmp::NeighbourSolicitation { .. } | Icmp::NeighbourAdvertisement { .. }
+            )
+        );
+        if !neighbour_discovery && self.filter(Hook::Input, &mut skb, cx) != Filtered::Passes {
+            return;
+        }
+        match skb.packet.transport {
+            Transport::Icmp(icmp) => self.receive_icmp(&skb, icmp, cx),
+            Transport::Udp(udp) if matches!(skb.packet.payload, Payload::Vxlan(_)) => {
+                self.decapsulate(skb, udp.dport, cx);
+            }
+            Transport::Udp(_) | Transport::Tcp(_) | Transport::Sctp(_) => {
+                self.deliver_to_socket(skb, cx);
+            }
+        }
+    }
+
+    fn deliver_to_socket<D: Dice, R: Recorder>(&mut self, skb: Skb, cx: &mut Cx<'_, D, R>) {
+        let Some(tuple) = FiveTuple::of(&skb.packet) else {
+            return;
+        };
+        let local = (tuple.dst, tuple.dport);
+        let place = self.place(skb.in_dev, Stage::Socket);
+        match self
+            .sockets
+            .lookup(tuple.l4, local, (tuple.src, tuple.sport))
+        {
+            Found::Socket(socket) => {
+                cx.step(place, || {
+                    Step::about(&skb.packet, Action::Delivered { at: local })
+                });
+                cx.effects.push(Effect::Deliver {
+                    socket,
+                    packet: skb.packet,
+                });
+            }
+            Found::BoundElsewhere(addr) => {
+                let text = format!("listening on {addr} port {} only", local.1);
+                self.nobody_listens(&skb, tuple.l4, Code::PortBoundElsewhere, text, cx);
+            }
+            Found::Nobody => {
+                let text = format!("nobody listens on {} port {}", tuple.l4, local.1);
+                self.nobody_listens(&skb, tuple.l4, Code::PortClosed, text, cx);
+            }
+        }
+    }
+
+    /// No socket takes the packet: TCP answers RST, the others ICMP port unreachable.
+    fn nobody_listens<D: Dice, R: Recorder>(
+        &mut self,
+        skb: &Skb,
+        l4: L4,
+        code: Code,
+        text: String,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let code = match skb.packet.transport {
+            Transport::Tcp(tcp) if tcp.flags.contains(crate::wire::TcpFlags::RST) => {
+                self.drop_packet(
+                    &skb.packet,
+                    skb.in_dev,
+                    Stage::Socket,
+                    Code::NoSocket,
+                    None,
+                    cx,
+                );
+                return;
+            }
+            Transport::Tcp(tcp) if tcp.flags.contains(crate::wire::TcpFlags::SYN_ACK) => {
+                Code::UnexpectedReply
+            }
+            Transport::Tcp(tcp) if tcp.flags.contains(crate::wire::TcpFlags::ACK) => Code::NoSocket,
+            Transport::Tcp(_) | Transport::Udp(_) | Transport::Sctp(_) | Transport::Icmp(_) => code,
+        };
+        let with = match l4 {
+            L4::Tcp => "tcp-reset".to_owned(),
+            L4::Udp | L4::Sctp | L4::Icmp => IcmpError::PortUnreachable.to_string(),
+        };
+        cx.step(self.place(skb.in_dev, Stage::Socket), || {
+            let by = Decider::new(DeciderKind::Socket, text);
+            Step::about(&skb.packet, Action::Rejected { code, with }).by(by)
+        });
+        match l4 {
+            L4::Tcp => self.send_reset(skb, cx),
+            L4::Udp | L4::Sctp | L4::Icmp => {
+                self.icmp_error(skb, IcmpError::PortUnreachable, cx);
+            }
+        }
+    }
+
+    /// A VXLAN packet for one of the tunnel devices (`vxlan_rcv`).
+    fn decapsulate<D: Dice, R: Recorder>(&mut self, skb: Skb, dport: u16, cx: &mut Cx<'_, D, R>) {
+        let Packet {
+            payload: Payload::Vxlan(inner),
+            ..
+        } = skb.packet.clone()
+        else {
+            return;
+        };
+        let takes = |kind: &DeviceKind| match kind {
+            DeviceKind::Vxlan(v) => v.vni == inner.vni && v.dstport == dport,
+            DeviceKind::Loopback
+            | DeviceKind::Veth
+            | DeviceKind::Physical
+            | DeviceKind::Dummy
+            | DeviceKind::Bridge(_) => false,
+        };
+        let device = self
+            .devices
+            .iter()
+            .flatten()
+            .find(|d| d.up && takes(&d.kind));
+        let Some(dev) = device.map(|d| d.index) else {
+            let text = format!("no VXLAN device with vni {} on port {dport}", inner.vni);
+            let by = Some(Decider::new(DeciderKind::Device, text));
+            let code = Code::TunnelUnknown;
+            self.drop_packet(&skb.packet, skb.in_dev, Stage::Tunnel, code, by, cx);
+            return;
+        };
+        cx.step(self.place(Some(dev), Stage::Tunnel), || Step {
+            packet: Some(crate::wire::Head::of_frame(&inner.frame)),
+            action: Action::Decapsulated { vni: inner.vni },
+            by: None,
+        });
+        self.receive(dev, inner.frame, cx);
+    }
+}

@@ -1,0 +1,321 @@
+//! From a socket or from forwarding to the device.
+
+use std::net::IpAddr;
+
+use super::super::link::DeviceKind;
+use super::super::netfilter::chain::{AddrType, Hook};
+use super::super::{Cx, Effect, Netns, Skb};
+use super::Filtered;
+use crate::base::{Dice, Errno, Mac};
+use crate::wire::size::ip_header;
+use crate::wire::{
+    Action, Body, Code, Decider, DeciderKind, DevIndex, Fragment, Frame, Head, IcmpError, Packet,
+    Recorder, Stage, Step, Transport,
+};
+
+impl Netns {
+    /// A local process sends a packet. Its source must be set (see [`Netns::source_for`]).
+    ///
+    /// # Errors
+    /// What the system call returns at once: no route, EMSGSIZE beyond the path MTU, EPERM for a datagram that
+    /// the packet filter dropped in OUTPUT. A TCP segment dropped there is lost silently.
+    pub fn send<D: Dice, R: Recorder>(
+        &mut self,
+        packet: Packet,
+        cx: &mut Cx<'_, D, R>,
+    ) -> Result<(), Errno> {
+        let mut skb = Skb::new(packet);
+        let dst = skb.packet.dst;
+        let hop = match self.route(dst) {
+            Ok(hop) => hop,
+            Err(errno) => {
+                let code = route_code(errno);
+                let text = self.fib.lookup(dst).map(|route| self.route_text(route));
+                let text = text.unwrap_or_else(|| format!("no route to {dst}"));
+                let by = Some(Decider::new(DeciderKind::Route, text));
+                return Err(self.fail(&skb.packet, code, errno, by, cx));
+            }
+        };
+        let mtu = hop
+            .mtu
+            .min(self.path_mtu_cached(dst, cx.now).unwrap_or(u32::MAX));
+        if skb.packet.df && skb.packet.len() > mtu {
+            let by = Some(Decider::new(DeciderKind::Kernel, format!("path MTU {mtu}")));
+            return Err(self.fail(&skb.packet, Code::MtuExceeded, Errno::EMSGSIZE, by, cx));
+        }
+        cx.step(self.place(None, Stage::Socket), || {
+            Step::about(&skb.packet, Action::Sent)
+        });
+        skb.out_dev = Some(hop.dev);
+        skb.next_hop = Some(hop.next_hop);
+        self.routed_step(&skb, cx);
+        self.send_routed(skb, hop.mtu, cx)
+    }
+
+    /// OUTPUT, re-routing if a rule changed what routing looked at, and on.
+    fn send_routed<D: Dice, R: Recorder>(
+        &mut self,
+        mut skb: Skb,
+        mtu: u32,
+        cx: &mut Cx<'_, D, R>,
+    ) -> Result<(), Errno> {
+        let (dst, mark) = (skb.packet.dst, skb.mark);
+        let tcp = matches!(skb.packet.transport, Transport::Tcp(_));
+        match self.filter(Hook::Output, &mut skb, cx) {
+            Filtered::Passes => {}
+            Filtered::Ended(_) if tcp => return Ok(()),
+            Filtered::Ended(code) => {
+                return Err(self.fail(&skb.packet, code, Errno::EPERM, None, cx));
+            }
+        }
+        let mut mtu = mtu;
+        if skb.packet.dst != dst || skb.mark != mark {
+            match self.route(skb.packet.dst) {
+                Ok(hop) => {
+                    let moved = skb.out_dev != Some(hop.dev) || skb.next_hop != Some(hop.next_hop);
+                    skb.out_dev = Some(hop.dev);
+                    skb.next_hop = Some(hop.next_hop);
+                    mtu = hop.mtu;
+                    if moved {
+                        self.routed_step(&skb, cx);
+                    }
+                }
+                Err(errno) => {
+                    let by = Some(Decider::new(
+                        DeciderKind::Route,
+                        "no route after translation",
+                    ));
+                    let errno = self.fail(&skb.packet, Code::RouteNone, errno, by, cx);
+                    return if tcp { Ok(()) } else { Err(errno) };
+                }
+            }
+        }
+        self.postroute(skb, mtu, cx);
+        Ok(())
+    }
+
+    /// `ip_forward`: time to live, size, FORWARD, and on.
+    pub(super) fn forward<D: Dice, R: Recorder>(
+        &mut self,
+        mut skb: Skb,
+        mtu: u32,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        if skb.packet.ttl <= 1 {
+            let (code, kind) = (Code::TtlExceeded, IcmpError::TimeExceeded);
+            self.reject_step(&skb, Stage::Forward, code, kind, None, cx);
+            self.icmp_error(&skb, kind, cx);
+            return;
+        }
+        if skb.packet.df && skb.packet.len() > mtu {
+            let dev = skb.out_dev.and_then(|dev| self.device(dev));
+            let text = format!("{} mtu {mtu}", dev.map_or("", |d| &d.name));
+            let by = Some(Decider::new(DeciderKind::Device, text));
+            let kind = IcmpError::FragmentationNeeded { mtu };
+            self.reject_step(&skb, Stage::Forward, Code::MtuExceeded, kind, by, cx);
+            self.icmp_error(&skb, kind, cx);
+            return;
+        }
+        skb.packet.ttl -= 1;
+        if self.filter(Hook::Forward, &mut skb, cx) == Filtered::Passes {
+            self.postroute(skb, mtu, cx);
+        }
+    }
+
+    /// `ip_output`: POSTROUTING, cutting into pieces, the next hop's address.
+    pub(super) fn postroute<D: Dice, R: Recorder>(
+        &mut self,
+        mut skb: Skb,
+        mtu: u32,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        if self.filter(Hook::Postrouting, &mut skb, cx) != Filtered::Passes {
+            return;
+        }
+        if skb.packet.len() > mtu {
+            self.fragment(skb, mtu, cx);
+        } else {
+            self.neighbour_output(skb, cx);
+        }
+    }
+
+    /// `ip_fragment`: pieces of a multiple of eight bytes each.
+    fn fragment<D: Dice, R: Recorder>(&mut self, skb: Skb, mtu: u32, cx: &mut Cx<'_, D, R>) {
+        let header = ip_header(skb.packet.family());
+        let (start, total, ident, more) = match skb.packet.fragment {
+            Some(f) => (f.offset, f.len, f.ident, f.more),
+            None => (0, skb.packet.len() - header, self.icmp.next_ident(), false),
+        };
+        let room = (mtu.saturating_sub(header) / 8 * 8).max(8);
+        cx.step(self.place(skb.out_dev, Stage::Transmit), || {
+            Step::about(
+                &skb.packet,
+                Action::Fragmented {
+                    pieces: total.div_ceil(room),
+                    mtu,
+                },
+            )
+        });
+        let mut done = 0;
+        while done < total {
+            let len = room.min(total - done);
+            let mut piece = skb.clone();
+            piece.packet.fragment = Some(Fragment {
+                ident,
+                offset: start + done,
+                len,
+                more: more || done + len < total,
+            });
+            done += len;
+            self.neighbour_output(piece, cx);
+        }
+    }
+
+    /// The next hop's hardware address, and out.
+    pub(super) fn neighbour_output<D: Dice, R: Recorder>(
+        &mut self,
+        skb: Skb,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let Some(dev) = skb.out_dev else { return };
+        let Some(device) = self.device(dev) else {
+            return;
+        };
+        if matches!(device.kind, DeviceKind::Loopback) {
+            self.loop_back(skb, cx);
+            return;
+        }
+        let next_hop = skb.next_hop.unwrap_or(skb.packet.dst);
+        let source = device.mac;
+        match self.group_mac(dev, next_hop) {
+            Some(mac) => self.frame_out(skb, dev, source, mac, cx),
+            None => {
+                if let Some((skb, mac)) = self.resolve(dev, next_hop, skb, cx) {
+                    self.frame_out(skb, dev, source, mac, cx);
+                }
+            }
+        }
+    }
+
+    fn frame_out<D: Dice, R: Recorder>(
+        &mut self,
+        skb: Skb,
+        dev: DevIndex,
+        src: Mac,
+        dst: Mac,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        self.transmit(
+            dev,
+            Frame {
+                src,
+                dst,
+                body: Body::Ip(skb.packet),
+            },
+            cx,
+        );
+    }
+
+    /// The hardware address of a broadcast or multicast destination, which needs no resolution.
+    fn group_mac(&self, dev: DevIndex, next_hop: IpAddr) -> Option<Mac> {
+        match next_hop {
+            IpAddr::V4(a) if self.is_broadcast_of(dev, a) => Some(Mac::BROADCAST),
+            IpAddr::V4(a) if a.is_multicast() => {
+                let [_, b, c, d] = a.octets();
+                Some(Mac([0x01, 0x00, 0x5e, b & 0x7f, c, d]))
+            }
+            IpAddr::V6(a) if a.is_multicast() => Some(Mac::ipv6_multicast(a)),
+            IpAddr::V4(_) | IpAddr::V6(_) => None,
+        }
+    }
+
+    /// A packet to one of the own addresses comes in again from `lo`, still attached to its connection.
+    fn loop_back<D: Dice, R: Recorder>(&mut self, skb: Skb, cx: &mut Cx<'_, D, R>) {
+        let again = Skb {
+            mark: 0,
+            in_dev: Some(DevIndex::LO),
+            out_dev: None,
+            phys_in: None,
+            phys_out: None,
+            next_hop: None,
+            ..skb
+        };
+        self.receive_ip(again, cx);
+    }
+
+    /// A frame leaves by a device.
+    pub(super) fn transmit<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        frame: Frame,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let Some(device) = self.device_mut(dev) else {
+            return;
+        };
+        if !device.up {
+            device.stats.tx_dropped += 1;
+            self.drop_frame(&frame, dev, Stage::Transmit, Code::DeviceDown, cx);
+            return;
+        }
+        device.stats.tx_packets += 1;
+        match device.kind {
+            DeviceKind::Veth | DeviceKind::Physical => {
+                cx.step(self.place(Some(dev), Stage::Transmit), || Step {
+                    packet: Some(Head::of_frame(&frame)),
+                    action: Action::Transmitted { bytes: frame.len() },
+                    by: None,
+                });
+                cx.effects.push(Effect::Transmit { dev, frame });
+            }
+            DeviceKind::Bridge(_) => self.bridge_transmit(dev, frame, cx),
+            DeviceKind::Vxlan(_) => self.encapsulate(dev, frame, cx),
+            DeviceKind::Dummy => {
+                let code = Code::DeviceDown;
+                self.drop_frame(&frame, dev, Stage::Transmit, code, cx);
+            }
+            DeviceKind::Loopback => self.receive(dev, frame, cx),
+        }
+    }
+
+    /// Whether an ICMP error may be sent about a packet to this destination.
+    pub(super) fn answerable(&self, packet: &Packet) -> bool {
+        !matches!(
+            self.addr_type(packet.dst),
+            AddrType::Multicast | AddrType::Broadcast
+        ) && !matches!(
+            self.addr_type(packet.src),
+            AddrType::Multicast | AddrType::Broadcast
+        ) && packet.fragment.is_none_or(|f| f.offset == 0)
+    }
+
+    /// Returns the largest packet that reaches `dst` in one piece, as far as this namespace knows.
+    pub fn path_mtu(&self, dst: IpAddr, now: crate::base::Time) -> u32 {
+        let device = self.route(dst).map_or(65535, |hop| hop.mtu);
+        device.min(self.path_mtu_cached(dst, now).unwrap_or(u32::MAX))
+    }
+}
+
+/// Returns what a failed routing decision is called.
+pub(super) const fn route_code(errno: Errno) -> Code {
+    match errno {
+        Errno::EINVAL => Code::RouteBlackhole,
+        Errno::EHOSTUNREACH => Code::RouteUnreachable,
+        Errno::EACCES => Code::RouteProhibit,
+        Errno::EPERM
+        | Errno::EAGAIN
+        | Errno::ENOPROTOOPT
+        | Errno::EOPNOTSUPP
+        | Errno::EADDRINUSE
+        | Errno::EADDRNOTAVAIL
+        | Errno::ENETUNREACH
+        | Errno::ECONNRESET
+        | Errno::ETIMEDOUT
+        | Errno::ECONNREFUSED
+        | Errno::EHOSTDOWN
+        | Errno::EMSGSIZE
+        | Errno::ENONET
+        | Errno::ENOBUFS
+        | Errno::EPIPE => Code::RouteNone,
+    }
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::base::{FxIndexMap, OriginId};
-use crate::wire::{IcmpError, L4};
+use crate::wire::{Code, IcmpError, L4};
 
 /// The tables of iptables that exist here, in the order of their hook priorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +85,8 @@ pub struct Rule {
     pub target: Option<Target>,
     /// The object the rule was made from.
     pub origin: OriginId,
+    /// What it means for a packet to end at this rule, where whoever made it knows; `None` derives it.
+    pub code: Option<Code>,
 }
 
 /// An inclusive range of ports.

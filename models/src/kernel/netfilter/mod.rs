@@ -1,17 +1,30 @@
-//! Packet filter of one network namespace.
-pub mod chain;
+//! Packet filter of one network namespace (`iptables`, `ip6tables`).
+//!
+//! Reading order: [`chain`] (tables, chains, rules as data), [`save`] (how they are written), [`recent`] (address
+//! lists), `walk` (how a packet goes through them). [`Netns::run_hook`] is the door: everything that happens at one of
+//! the five hooks, in the order of priorities of `include/uapi/linux/netfilter_ipv4.h`.
+//!
+//! # Fidelity
+//! Leaves out the `security` table, packet sets (`ipset`) and per-rule byte counters.
 
+pub mod chain;
+pub mod save;
+pub mod recent;
+mod walk;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::config::ConfigError;
-use super::{Cx, Netns, Skb};
-use crate::base::{Dice, Family};
+use crate::base::{Dice, Family, FxIndexMap};
 use crate::wire::{Code, Recorder};
-use chain::{ChainPolicy, Hook, RejectWith, Rule, Table};
 
-/// Packet filter state of a namespace.
-#[derive(Clone, Debug, Default)]
-pub struct Netfilter;
+use super::config::ConfigError;
+use super::conntrack::Conntrack;
+use super::{Cx, Netns, Skb};
+use chain::{
+    Chain, ChainPolicy, Hook, Match, RejectWith, Rule, Ruleset, Table, TableRules, Target,
+};
+use recent::RecentLists;
 
 /// What a hook says about a packet. Where it does not go on, the ending step with its code and decider has been
 /// recorded already; the caller only acts.
@@ -25,43 +38,525 @@ pub enum NfVerdict {
     Reject(RejectWith, Code),
 }
 
-impl Netns {
-    /// Makes a chain.
+/// Packet filter state of a namespace. The rules may be shared between namespaces that have the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct Netfilter {
+    v4: Option<Arc<Rules>>,
+    v6: Option<Arc<Rules>>,
+    pub(super) live: Live,
+}
+
+/// What changes while packets pass.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Live {
+    /// Lists of `-m recent`.
+    pub recent: RecentLists,
+    /// How many rules were looked at in all.
+    pub examined: u64,
+    /// How many packets matched each rule, by family, table, chain and position; `None` does not count.
+    pub counters: Option<FxIndexMap<(Family, Table, u32, u32), u64>>,
+}
+
+/// The rules of one family, with everything looked up that does not depend on a packet.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    family: Family,
+    rules: Ruleset,
+    index: BTreeMap<Table, TableIndex>,
+    needs_conntrack: bool,
+}
+
+/// Positions of chains inside one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct TableIndex {
+    /// The built-in chain of each hook.
+    hooks: [Option<u32>; 5],
+    /// For each rule of each chain: the chain it jumps to.
+    jumps: Vec<Vec<u32>>,
+}
+
+/// Marks a rule that does not jump.
+const NO_JUMP: u32 = u32::MAX;
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 5] = [
+        Self::Prerouting,
+        Self::Input,
+        Self::Forward,
+        Self::Output,
+        Self::Postrouting,
+    ];
+
+    /// Returns the name of the built-in chains.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "PREROUTING",
+            Self::Input => "INPUT",
+            Self::Forward => "FORWARD",
+            Self::Output => "OUTPUT",
+            Self::Postrouting => "POSTROUTING",
+        }
+    }
+}
+
+impl Table {
+    /// Every table, in the order `iptables-save` prints them.
+    pub const PRINTED: [Self; 4] = [Self::Mangle, Self::Raw, Self::Filter, Self::Nat];
+
+    /// Returns the name, as `-t` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Mangle => "mangle",
+            Self::Nat => "nat",
+            Self::Filter => "filter",
+        }
+    }
+
+    /// Returns the hooks at which the table has a built-in chain.
+    pub const fn hooks(self) -> &'static [Hook] {
+        use Hook::{Forward, Input, Output, Postrouting, Prerouting};
+        match self {
+            Self::Raw => &[Prerouting, Output],
+            Self::Mangle => &[Prerouting, Input, Forward, Output, Postrouting],
+            Self::Nat => &[Prerouting, Input, Output, Postrouting],
+            Self::Filter => &[Input, Forward, Output],
+        }
+    }
+}
+
+impl TableRules {
+    /// Returns a table as it appears when first used: its built-in chains, empty, with policy ACCEPT.
+    pub fn builtin(table: Table) -> Self {
+        let chain = |hook: &Hook| {
+            let chain = Chain {
+                policy: Some(ChainPolicy::Accept),
+                rules: Vec::new(),
+            };
+            (Arc::from(hook.name()), chain)
+        };
+        Self {
+            chains: table.hooks().iter().map(chain).collect(),
+        }
+    }
+}
+
+impl Rule {
+    /// Whether the rule only works with connection tracking.
+    fn needs_conntrack(&self) -> bool {
+        let matches = self.matches.iter().any(|m| {
+            matches!(
+                m,
+                Match::CtState(_)
+                    | Match::CtOrigDst(_)
+                    | Match::CtOrigDstPort(_)
+                    | Match::Connmark(_)
+            )
+        });
+        matches
+            || matches!(
+                self.target,
+                Some(
+                    Target::Dnat(_)
+                        | Target::Snat(_)
+                        | Target::Masquerade { .. }
+                        | Target::Redirect { .. }
+                        | Target::Connmark(_)
+                        | Target::Notrack
+                )
+            )
+    }
+
+    /// Returns what it means for a packet to end here.
+    fn end_code(&self) -> Code {
+        if let Some(code) = self.code {
+            return code;
+        }
+        let says = |words: &str| {
+            self.matches
+                .iter()
+                .any(|m| matches!(m, Match::Comment(text) if text.ends_with(words)))
+        };
+        let invalid = Match::CtState(chain::Not::is(chain::CtStates::INVALID));
+        if says(" has no endpoints") {
+            Code::SvcNoEndpoints
+        } else if says(" has no local endpoints") {
+            Code::SvcNoLocalEndpoints
+        } else if self.matches.contains(&invalid) {
+            Code::CtInvalid
+        } else if matches!(self.target, Some(Target::Reject(_))) {
+            Code::NfReject
+        } else {
+            Code::NfDrop
+        }
+    }
+}
+
+impl Rules {
+    /// Looks up everything in a set of rules that does not depend on a packet.
     ///
     /// # Errors
-    /// Always, for now.
+    /// [`ConfigError::NoChain`] if a rule jumps to a chain that does not exist.
+    pub fn new(family: Family, rules: Ruleset) -> Result<Self, ConfigError> {
+        let mut this = Self {
+            family,
+            rules,
+            index: BTreeMap::new(),
+            needs_conntrack: false,
+        };
+        let tables: Vec<Table> = this.rules.tables.keys().copied().collect();
+        for table in tables {
+            this.index_table(table)?;
+        }
+        this.note_conntrack();
+        Ok(this)
+    }
+
+    /// Returns the rules as data.
+    pub const fn ruleset(&self) -> &Ruleset {
+        &self.rules
+    }
+
+    fn index_table(&mut self, table: Table) -> Result<(), ConfigError> {
+        let Some(rules) = self.rules.tables.get(&table) else {
+            return Ok(());
+        };
+        let mut index = TableIndex::default();
+        for (place, hook) in index.hooks.iter_mut().zip(Hook::ALL) {
+            let found = rules.chains.get_full(hook.name());
+            *place = found
+                .filter(|(_, _, chain)| chain.policy.is_some())
+                .and_then(|(n, _, _)| u32::try_from(n).ok());
+        }
+        for chain in rules.chains.values() {
+            let jumps: Result<Vec<u32>, ConfigError> = chain
+                .rules
+                .iter()
+                .map(|rule| jump_of(rules, rule))
+                .collect();
+            index.jumps.push(jumps?);
+        }
+        self.index.insert(table, index);
+        Ok(())
+    }
+
+    fn note_conntrack(&mut self) {
+        let chains = self.rules.tables.values().flat_map(|t| t.chains.values());
+        self.needs_conntrack = chains
+            .flat_map(|chain| &chain.rules)
+            .any(Rule::needs_conntrack);
+    }
+}
+
+/// Returns the position of the chain a rule jumps to.
+fn jump_of(table: &TableRules, rule: &Rule) -> Result<u32, ConfigError> {
+    match &rule.target {
+        Some(Target::Jump(name) | Target::Goto(name)) => table
+            .chains
+            .get_index_of(name)
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or_else(|| ConfigError::NoChain(Arc::clone(name))),
+        Some(
+            Target::Accept
+            | Target::Drop
+            | Target::Return
+            | Target::Reject(_)
+            | Target::Mark(_)
+            | Target::Connmark(_)
+            | Target::Dnat(_)
+            | Target::Snat(_)
+            | Target::Masquerade { .. }
+            | Target::Redirect { .. }
+            | Target::Notrack
+            | Target::Log { .. }
+            | Target::Tcpmss(_),
+        )
+        | None => Ok(NO_JUMP),
+    }
+}
+
+impl Netfilter {
+    /// Returns the rules of a family, if anybody has written any.
+    pub const fn rules(&self, family: Family) -> Option<&Arc<Rules>> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+
+    const fn rules_mut(&mut self, family: Family) -> &mut Option<Arc<Rules>> {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+
+    /// Returns how many rules packets have looked at so far: what the work of this namespace's filter grows with.
+    pub const fn examined(&self) -> u64 {
+        self.live.examined
+    }
+
+    /// Starts counting how many packets match each rule (`iptables -v`); off at first, as it costs time.
+    pub fn count_matches(&mut self) {
+        self.live.counters.get_or_insert_default();
+    }
+
+    /// Returns how many packets matched a rule since [`Self::count_matches`].
+    pub fn matched(&self, family: Family, table: Table, chain: &str, position: u32) -> u64 {
+        let rules = self.rules(family).and_then(|r| r.rules.tables.get(&table));
+        let chain = rules
+            .and_then(|t| t.chains.get_index_of(chain))
+            .and_then(|n| u32::try_from(n).ok());
+        let counters = self.live.counters.as_ref();
+        chain
+            .zip(counters)
+            .and_then(|(chain, counters)| counters.get(&(family, table, chain, position)))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn needs_conntrack(&self) -> bool {
+        [&self.v4, &self.v6]
+            .into_iter()
+            .flatten()
+            .any(|rules| rules.needs_conntrack)
+    }
+}
+
+impl Netns {
+    /// Replaces all rules of a family (`iptables-restore`).
+    ///
+    /// # Errors
+    /// [`ConfigError::NoChain`] if a rule jumps to a chain that does not exist; nothing changes then.
+    pub fn load_rules(&mut self, family: Family, rules: Ruleset) -> Result<(), ConfigError> {
+        self.share_rules(Arc::new(Rules::new(family, rules)?));
+        Ok(())
+    }
+
+    /// Replaces all rules of a family by ones that other namespaces may have too.
+    pub fn share_rules(&mut self, rules: Arc<Rules>) {
+        let netfilter = self.netfilter.get_or_insert_default();
+        let family = rules.family;
+        *netfilter.rules_mut(family) = Some(rules);
+        if let Some(counters) = &mut netfilter.live.counters {
+            counters.retain(|(of, ..), _| *of != family);
+        }
+        self.start_or_stop_tracking();
+    }
+
+    /// Connection tracking exists as long as some rule needs it.
+    fn start_or_stop_tracking(&mut self) {
+        let needed = self
+            .netfilter
+            .as_ref()
+            .is_some_and(|nf| nf.needs_conntrack());
+        if !needed {
+            self.conntrack = None;
+        } else if self.conntrack.is_none() {
+            self.conntrack = Some(Box::new(Conntrack::default()));
+        }
+    }
+
+    /// Changes the rules of a family in place.
+    fn edit_rules<T>(
+        &mut self,
+        family: Family,
+        edit: impl FnOnce(&mut Rules) -> Result<T, ConfigError>,
+    ) -> Result<T, ConfigError> {
+        let netfilter = self.netfilter.get_or_insert_default();
+        let rules = netfilter.rules_mut(family).get_or_insert_with(|| {
+            Arc::new(Rules {
+                family,
+                rules: Ruleset::default(),
+                index: BTreeMap::new(),
+                needs_conntrack: false,
+            })
+        });
+        let done = edit(Arc::make_mut(rules));
+        self.start_or_stop_tracking();
+        done
+    }
+
+    /// Makes a chain (`iptables -N`), or sets the policy of a built-in one (`iptables -P`).
+    ///
+    /// # Errors
+    /// If the chain exists, or a policy is given for a chain that is not built in.
     pub fn add_chain(
         &mut self,
-        _: Family,
-        _: Table,
+        family: Family,
+        table: Table,
         name: &Arc<str>,
-        _: Option<ChainPolicy>,
+        policy: Option<ChainPolicy>,
     ) -> Result<(), ConfigError> {
-        Err(ConfigError::NoChain(Arc::clone(name)))
+        self.edit_rules(family, |rules| {
+            rules.use_table(table);
+            let chains = &mut rules.rules.tables.entry(table).or_default().chains;
+            match (chains.get_mut(name), policy) {
+                (Some(chain), Some(_)) if chain.policy.is_some() => chain.policy = policy,
+                (Some(_), _) => {
+                    return Err(ConfigError::Invalid("Chain already exists.".to_owned()));
+                }
+                (None, Some(_)) => return Err(ConfigError::NoChain(Arc::clone(name))),
+                (None, None) => {
+                    chains.insert(Arc::clone(name), Chain::default());
+                    rules.index.entry(table).or_default().jumps.push(Vec::new());
+                }
+            }
+            Ok(())
+        })
     }
 
-    /// Adds a rule.
+    /// Adds a rule at a position counted from 0, or at the end (`iptables -I`, `-A`).
     ///
     /// # Errors
-    /// Always, for now.
+    /// If the chain, or a chain it jumps to, does not exist, or the position lies beyond the end.
     pub fn add_rule(
         &mut self,
-        _: Family,
-        _: Table,
+        family: Family,
+        table: Table,
         name: &Arc<str>,
-        _: Option<u32>,
-        _: Rule,
+        at: Option<u32>,
+        rule: Rule,
     ) -> Result<(), ConfigError> {
-        Err(ConfigError::NoChain(Arc::clone(name)))
+        self.edit_rules(family, |rules| {
+            rules.use_table(table);
+            let needs = rule.needs_conntrack();
+            let all = rules.rules.tables.entry(table).or_default();
+            let jump = jump_of(all, &rule)?;
+            let Some((n, _, chain)) = all.chains.get_full_mut(name) else {
+                return Err(ConfigError::NoChain(Arc::clone(name)));
+            };
+            let at = at.map_or(chain.rules.len(), |at| at as usize);
+            if at > chain.rules.len() {
+                return Err(ConfigError::Invalid(
+                    "Index of insertion too big.".to_owned(),
+                ));
+            }
+            chain.rules.insert(at, rule);
+            if let Some(jumps) = rules.index.entry(table).or_default().jumps.get_mut(n) {
+                jumps.insert(at, jump);
+            }
+            rules.needs_conntrack |= needs;
+            Ok(())
+        })
     }
 
-    /// Passes a packet through everything that sits at a hook.
-    pub(crate) fn run_hook<D: Dice, R: Recorder>(
+    /// Deletes the first rule that is equal but for its origin (`iptables -D`).
+    ///
+    /// # Errors
+    /// If there is no such chain or rule.
+    pub fn delete_rule(
         &mut self,
-        _: Hook,
-        _: &mut Skb,
-        _: &mut Cx<'_, D, R>,
+        family: Family,
+        table: Table,
+        name: &Arc<str>,
+        rule: &Rule,
+    ) -> Result<(), ConfigError> {
+        self.edit_rules(family, |rules| {
+            let chains = rules.rules.tables.get_mut(&table).map(|t| &mut t.chains);
+            let Some(chain) = chains.and_then(|chains| chains.get_mut(name)) else {
+                return Err(ConfigError::NoChain(Arc::clone(name)));
+            };
+            let same = |other: &Rule| {
+                let plain = Rule {
+                    origin: rule.origin,
+                    code: rule.code,
+                    ..other.clone()
+                };
+                plain == *rule
+            };
+            let Some(position) = chain.rules.iter().position(same) else {
+                return Err(ConfigError::Invalid(
+                    "Bad rule (does a matching rule exist in that chain?).".to_owned(),
+                ));
+            };
+            chain.rules.remove(position);
+            rules.note_conntrack();
+            rules.index_table(table)
+        })
+    }
+
+    /// Replaces the rules of the given chains and makes those that do not exist, all at once
+    /// (`iptables-restore --noflush`: kube-proxy's way). Chains in `delete` are emptied and removed (`-X`).
+    ///
+    /// # Errors
+    /// If a rule jumps to a chain that does not exist in the end; nothing changes then.
+    pub fn replace_chains(
+        &mut self,
+        family: Family,
+        table: Table,
+        chains: impl IntoIterator<Item = (Arc<str>, Vec<Rule>)>,
+        delete: &[Arc<str>],
+    ) -> Result<(), ConfigError> {
+        self.edit_rules(family, |rules| {
+            let mut next = rules.clone();
+            next.use_table(table);
+            let all = &mut next.rules.tables.entry(table).or_default().chains;
+            for (name, rules) in chains {
+                all.entry(name).or_default().rules = rules;
+            }
+            all.retain(|name, _| !delete.contains(name));
+            next.index_table(table)?;
+            next.note_conntrack();
+            *rules = next;
+            Ok(())
+        })
+    }
+
+    /// Empties every chain of every table and removes those that are not built in (`iptables -F`, `-X`).
+    pub fn flush_rules(&mut self, family: Family) {
+        if let Some(netfilter) = &mut self.netfilter {
+            *netfilter.rules_mut(family) = None;
+            if netfilter.v4.is_none() && netfilter.v6.is_none() {
+                self.netfilter = None;
+            }
+        }
+        self.start_or_stop_tracking();
+    }
+
+    /// Passes a packet through everything that sits at a hook, in the order of priorities.
+    pub fn run_hook<D: Dice, R: Recorder>(
+        &mut self,
+        hook: Hook,
+        skb: &mut Skb,
+        cx: &mut Cx<'_, D, R>,
     ) -> NfVerdict {
-        NfVerdict::Accept
+        let Some(mut netfilter) = self.netfilter.take() else {
+            return NfVerdict::Accept;
+        };
+        let mut conntrack = self.conntrack.take();
+        let Netfilter { v4, v6, live } = &mut *netfilter;
+        let rules = match skb.packet.family() {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        };
+        let verdict = match rules {
+            Some(rules) => walk::Walk {
+                ns: self,
+                rules,
+                live,
+                ct: conntrack.as_deref_mut().filter(|_| rules.needs_conntrack),
+                hook,
+                skb,
+                cx,
+            }
+            .run(),
+            None => NfVerdict::Accept,
+        };
+        self.netfilter = Some(netfilter);
+        self.conntrack = conntrack;
+        verdict
+    }
+}
+
+impl Rules {
+    /// Makes a table exist.
+    fn use_table(&mut self, table: Table) {
+        if !self.rules.tables.contains_key(&table) {
+            self.rules.tables.insert(table, TableRules::builtin(table));
+            // Built-in chains are empty, so no jump can fail.
+            let _ = self.index_table(table);
+        }
     }
 }

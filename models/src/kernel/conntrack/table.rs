@@ -1,0 +1,462 @@
+//! The table of connections: a slab of entries, found by either of their tuples (`nf_conntrack_core.c`).
+//!
+//! There are no timers: an entry whose time is up is treated as absent by whoever meets it, and is swept when the
+//! table is full. A first packet's entry waits in a single pending place until the packet leaves the namespace or
+//! reaches a socket; a packet that is dropped before leaves nothing.
+
+use super::state::{CtSettings, Effect, Proto};
+use super::{CtInfo, CtRef, Direction};
+use crate::base::{Family, FxIndexMap, Time, hash};
+use crate::wire::{DevIndex, FiveTuple, Icmp, Manip, Packet, Transport};
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The tuple of its first packet, before any translation.
+    pub original: FiveTuple,
+    /// The tuple its answers have on the wire.
+    pub reply: FiveTuple,
+    /// State of its protocol.
+    pub proto: Proto,
+    /// When it ends, unless refreshed.
+    pub expires: Time,
+    /// Mark of the connection (`CONNMARK`).
+    pub mark: u32,
+    /// Whether an answer was seen.
+    pub replied: bool,
+    /// ASSURED: never evicted early.
+    pub assured: bool,
+    /// What translation was set up.
+    pub(super) nat: Nat,
+    /// Device a masquerading translation took its address from.
+    pub(super) masquerade: Option<DevIndex>,
+}
+
+/// Translation of an entry (`IPS_*_NAT`, `IPS_*_NAT_DONE`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "status bits of the kernel")]
+pub(super) struct Nat {
+    /// The rules for the source were consulted.
+    pub src_done: bool,
+    /// The rules for the destination were consulted.
+    pub dst_done: bool,
+    /// The source is translated.
+    pub src: bool,
+    /// The destination is translated.
+    pub dst: bool,
+}
+
+impl Entry {
+    /// Returns the tuple of one direction.
+    pub const fn tuple(&self, dir: Direction) -> FiveTuple {
+        match dir {
+            Direction::Original => self.original,
+            Direction::Reply => self.reply,
+        }
+    }
+
+    /// Whether the rules for this end were consulted.
+    pub const fn is_set_up(&self, manip: Manip) -> bool {
+        match manip {
+            Manip::Source => self.nat.src_done,
+            Manip::Destination => self.nat.dst_done,
+        }
+    }
+
+    /// Whether this end is translated.
+    pub const fn is_translated(&self, manip: Manip) -> bool {
+        match manip {
+            Manip::Source => self.nat.src,
+            Manip::Destination => self.nat.dst,
+        }
+    }
+}
+
+/// Counters of the table (`conntrack -S`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CtStats {
+    /// Packets that could not be attached.
+    pub invalid: u64,
+    /// Entries inserted.
+    pub insert: u64,
+    /// Entries that could not be inserted because a tuple was taken.
+    pub insert_failed: u64,
+    /// Packets dropped because the table was full.
+    pub drop: u64,
+    /// Entries evicted to make room.
+    pub early_drop: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    generation: u32,
+    entry: Option<Entry>,
+}
+
+/// Connection tracking table.
+#[derive(Clone, Debug)]
+pub struct Conntrack {
+    /// Settings.
+    pub settings: CtSettings,
+    /// Counters.
+    pub stats: CtStats,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    index: FxIndexMap<FiveTuple, (u32, Direction)>,
+    /// The unconfirmed entry of the packet being processed, or the one it just ended.
+    pending: Option<Entry>,
+    pending_generation: u32,
+    /// No entry ends before this moment.
+    earliest: Time,
+}
+
+impl Default for Conntrack {
+    fn default() -> Self {
+        Self::new(CtSettings::default())
+    }
+}
+
+/// What tracking says about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracked {
+    /// It belongs to an entry.
+    Entry(CtRef, CtInfo),
+    /// It belongs to none, and cannot begin one.
+    Invalid,
+    /// It is not tracked at all (neighbour discovery).
+    Untracked,
+    /// There is no room for its entry: it must be dropped.
+    Full,
+}
+
+impl Conntrack {
+    /// Returns an empty table.
+    pub fn new(settings: CtSettings) -> Self {
+        Self {
+            settings,
+            stats: CtStats::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: FxIndexMap::default(),
+            pending: None,
+            pending_generation: 0,
+            earliest: Time::MAX,
+        }
+    }
+
+    /// Returns how many entries there are; some of them may have ended unnoticed (`nf_conntrack_count`).
+    pub const fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns an entry, confirmed or pending.
+    pub fn get(&self, ct: CtRef) -> Option<&Entry> {
+        if ct.is_pending() {
+            return self
+                .pending
+                .as_ref()
+                .filter(|_| ct.generation == self.pending_generation);
+        }
+        self.slots
+            .get(ct.slot as usize)
+            .filter(|slot| slot.generation == ct.generation)
+            .and_then(|slot| slot.entry.as_ref())
+    }
+
+    /// Returns an entry, to change what does not name it.
+    pub(super) fn get_mut(&mut self, ct: CtRef) -> Option<&mut Entry> {
+        if ct.is_pending() {
+            let current = self.pending_generation;
+            return self.pending.as_mut().filter(|_| ct.generation == current);
+        }
+        self.slots
+            .get_mut(ct.slot as usize)
+            .filter(|slot| slot.generation == ct.generation)
+            .and_then(|slot| slot.entry.as_mut())
+    }
+
+    /// Sets the mark of a connection.
+    pub(in crate::kernel) fn set_mark(&mut self, ct: CtRef, mark: u32) {
+        if let Some(entry) = self.get_mut(ct) {
+            entry.mark = mark;
+        }
+    }
+
+    /// Returns the entries that have not ended, in the order of their places.
+    pub fn iter(&self, now: Time) -> impl Iterator<Item = &Entry> {
+        self.slots
+            .iter()
+            .filter_map(|slot| slot.entry.as_ref())
+            .filter(move |entry| entry.expires > now)
+    }
+
+    /// Returns the entry and direction a tuple belongs to; removes the entry if its time is up.
+    pub fn lookup(&mut self, tuple: &FiveTuple, now: Time) -> Option<(CtRef, Direction)> {
+        let (slot, dir) = *self.index.get(tuple)?;
+        let place = self.slots.get(slot as usize)?;
+        let entry = place.entry.as_ref()?;
+        if entry.expires > now {
+            let generation = place.generation;
+            Some((CtRef { slot, generation }, dir))
+        } else {
+            self.remove(slot);
+            None
+        }
+    }
+
+    /// Whether another connection's packets carry this tuple (`nf_conntrack_tuple_taken`).
+    pub(super) fn is_taken(&mut self, tuple: &FiveTuple, but: CtRef, now: Time) -> bool {
+        self.lookup(tuple, now)
+            .is_some_and(|(found, _)| found != but)
+    }
+
+    /// Attaches a packet to its connection, and begins one where it can (`nf_conntrack_in`).
+    pub fn track(&mut self, packet: &Packet, now: Time) -> Tracked {
+        match packet.transport {
+            Transport::Icmp(Icmp::Error { about, .. }) => {
+                let inverse = FiveTuple::of_quoted(&about).map(FiveTuple::reply);
+                return match inverse.and_then(|tuple| self.lookup(&tuple, now)) {
+                    Some((ct, Direction::Original)) => Tracked::Entry(ct, CtInfo::Related),
+                    Some((ct, Direction::Reply)) => Tracked::Entry(ct, CtInfo::RelatedReply),
+                    None => self.invalid(),
+                };
+            }
+            Transport::Icmp(
+                Icmp::NeighbourSolicitation { .. } | Icmp::NeighbourAdvertisement { .. },
+            ) => return Tracked::Untracked,
+            Transport::Icmp(Icmp::EchoRequest { .. } | Icmp::EchoReply { .. })
+            | Transport::Tcp(_)
+            | Transport::Udp(_)
+            | Transport::Sctp(_) => {}
+        }
+        let Some(tuple) = FiveTuple::of(packet) else {
+            return Tracked::Untracked;
+        };
+        match self.lookup(&tuple, now) {
+            Some((ct, dir)) => self.continued(ct, dir, packet, now),
+            None => self.begun(tuple, packet, now),
+        }
+    }
+
+    fn invalid(&mut self) -> Tracked {
+        self.stats.invalid += 1;
+        Tracked::Invalid
+    }
+
+    fn continued(&mut self, ct: CtRef, dir: Direction, packet: &Packet, now: Time) -> Tracked {
+        let Some(slot) = self.slots.get_mut(ct.slot as usize) else {
+            return Tracked::Untracked;
+        };
+        let Some(entry) = slot.entry.as_mut() else {
+            return Tracked::Untracked;
+        };
+        let replied = entry.replied;
+        let seen = replied || dir == Direction::Reply;
+        // The kernel notes the answer after TCP has looked at it, and before UDP does.
+        let handler_sees = match entry.proto {
+            Proto::Tcp(_) => replied,
+            Proto::Udp { .. } | Proto::Icmp | Proto::Sctp(_) => seen,
+        };
+        let effect = entry.proto.packet(
+            packet,
+            dir,
+            handler_sees,
+            &mut entry.assured,
+            false,
+            &self.settings,
+            now,
+        );
+        let info = match (dir, seen) {
+            (Direction::Reply, _) => CtInfo::EstablishedReply,
+            (Direction::Original, true) => CtInfo::Established,
+            (Direction::Original, false) => CtInfo::New,
+        };
+        match effect {
+            Effect::Refresh(timeout) => {
+                entry.expires = now + timeout;
+                entry.replied = seen;
+                self.earliest = self.earliest.min(entry.expires);
+                Tracked::Entry(ct, info)
+            }
+            Effect::Keep => {
+                entry.replied = seen;
+                Tracked::Entry(ct, info)
+            }
+            Effect::Invalid => self.invalid(),
+            Effect::Kill => {
+                let mut ended = entry.clone();
+                ended.replied = seen;
+                self.remove(ct.slot);
+                Tracked::Entry(self.put_pending(ended), info)
+            }
+            Effect::Reopen => {
+                self.remove(ct.slot);
+                match FiveTuple::of(packet) {
+                    Some(tuple) => self.begun(tuple, packet, now),
+                    None => Tracked::Untracked,
+                }
+            }
+        }
+    }
+
+    fn begun(&mut self, tuple: FiveTuple, packet: &Packet, now: Time) -> Tracked {
+        let Some(mut proto) = Proto::begin(packet, &self.settings, now) else {
+            return self.invalid();
+        };
+        if self.len() >= self.settings.max as usize && !self.make_room(&tuple, now) {
+            self.stats.drop += 1;
+            return Tracked::Full;
+        }
+        let (dir, mut assured) = (Direction::Original, false);
+        let effect = proto.packet(packet, dir, false, &mut assured, true, &self.settings, now);
+        let Effect::Refresh(timeout) = effect else {
+            return self.invalid();
+        };
+        let entry = Entry {
+            original: tuple,
+            reply: tuple.reply(),
+            proto,
+            expires: now + timeout,
+            mark: 0,
+            replied: false,
+            assured: false,
+            nat: Nat::default(),
+            masquerade: None,
+        };
+        Tracked::Entry(self.put_pending(entry), CtInfo::New)
+    }
+
+    fn put_pending(&mut self, entry: Entry) -> CtRef {
+        self.pending = Some(entry);
+        self.pending_generation = self.pending_generation.wrapping_add(1);
+        CtRef {
+            slot: CtRef::PENDING,
+            generation: self.pending_generation,
+        }
+    }
+
+    /// Makes room for one entry: sweeps those that have ended, else evicts one that is not ASSURED from the
+    /// neighbourhood of `tuple` (`early_drop` looks at eight hash chains).
+    fn make_room(&mut self, tuple: &FiveTuple, now: Time) -> bool {
+        const LOOKED_AT: u64 = 16;
+        if self.earliest <= now {
+            self.sweep(now);
+            if self.len() < self.settings.max as usize {
+                return true;
+            }
+        }
+        let places = self.slots.len() as u64;
+        let start = tuple_hash(tuple).checked_rem(places).unwrap_or(0);
+        let evictable = |slot: &u32| {
+            self.slots
+                .get(*slot as usize)
+                .and_then(|s| s.entry.as_ref())
+                .is_some_and(|entry| !entry.assured)
+        };
+        let victim = (0..LOOKED_AT.min(places))
+            .filter_map(|n| u32::try_from((start + n) % places).ok())
+            .find(evictable);
+        match victim {
+            Some(slot) => {
+                self.stats.early_drop += 1;
+                self.remove(slot);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Removes every entry whose time is up.
+    pub fn sweep(&mut self, now: Time) {
+        self.remove_where(|entry| entry.expires <= now);
+        let each = self.slots.iter().filter_map(|slot| slot.entry.as_ref());
+        self.earliest = each.map(|entry| entry.expires).min().unwrap_or(Time::MAX);
+    }
+
+    /// Removes the entries that `condition` holds for, and returns how many.
+    pub(super) fn remove_where(&mut self, condition: impl Fn(&Entry) -> bool) -> usize {
+        let doomed: Vec<u32> = (0..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.entry.as_ref().is_some_and(&condition))
+            .map(|(n, _)| n)
+            .collect();
+        for slot in &doomed {
+            self.remove(*slot);
+        }
+        doomed.len()
+    }
+
+    fn remove(&mut self, slot: u32) {
+        let Some(place) = self.slots.get_mut(slot as usize) else {
+            return;
+        };
+        if let Some(entry) = place.entry.take() {
+            place.generation = place.generation.wrapping_add(1);
+            self.index.swap_remove(&entry.original);
+            self.index.swap_remove(&entry.reply);
+            self.free.push(slot);
+        }
+    }
+
+    /// Inserts the pending entry of a packet that has made it (`__nf_conntrack_confirm`); returns its lasting name,
+    /// or `None` if one of its tuples is taken, and the packet must be dropped.
+    pub fn confirm(&mut self, ct: CtRef, now: Time) -> Option<CtRef> {
+        if !ct.is_pending() || ct.generation != self.pending_generation {
+            return Some(ct);
+        }
+        let (original, reply) = match &self.pending {
+            Some(entry) if !entry.replied => (entry.original, entry.reply),
+            Some(_) | None => return Some(ct),
+        };
+        if self.lookup(&original, now).is_some() || self.lookup(&reply, now).is_some() {
+            self.stats.insert_failed += 1;
+            return None;
+        }
+        let entry = self.pending.take()?;
+        self.stats.insert += 1;
+        self.earliest = self.earliest.min(entry.expires);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                generation: 0,
+                entry: None,
+            });
+            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 connections")
+        });
+        let place = self.slots.get_mut(slot as usize)?;
+        place.entry = Some(entry);
+        let generation = place.generation;
+        self.index.insert(original, (slot, Direction::Original));
+        self.index.insert(reply, (slot, Direction::Reply));
+        Some(CtRef { slot, generation })
+    }
+
+    /// Forgets every connection whose masquerading took its address from `dev` (its link went down or its address
+    /// changed), and returns how many.
+    pub fn flush_masquerade(&mut self, dev: DevIndex) -> usize {
+        self.remove_where(|entry| entry.masquerade == Some(dev))
+    }
+}
+
+/// Returns a hash of a tuple that is the same on every machine.
+pub(super) fn tuple_hash(tuple: &FiveTuple) -> u64 {
+    let bits = |addr| {
+        let bits = crate::base::addr::to_bits(addr);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "both halves are taken, one after the other"
+        )]
+        let halves = (bits as u64, (bits >> 64) as u64);
+        hash::combine(halves.0, halves.1)
+    };
+    let ports = u64::from(tuple.sport) << 32 | u64::from(tuple.dport);
+    let number = u64::from(tuple.l4.number(Family::of(tuple.src)));
+    hash::combine(
+        hash::combine(bits(tuple.src), bits(tuple.dst)),
+        hash::combine(ports, number),
+    )
+}

@@ -1,0 +1,837 @@
+//! How a packet goes through the rules of one hook: the reference, rule by rule, as the kernel does
+//! (`ipt_do_table`, `xt_*.c`, `nf_nat_inet_fn`).
+//!
+//! # Fidelity
+//! `-m rpfilter` always finds the path back; the routing code has its own reverse path filter.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::chain::{
+    AddrType, Chain, ChainPolicy, ConnmarkOp, CtStates, Hook, MarkMask, Match, NatRange, Not,
+    PortEnd, PortRange, Probability, RejectWith, Rule, Table, Target,
+};
+use super::{Live, NfVerdict, Rules, save};
+use crate::base::{Dice, Family, Purpose, Ratio, Stream, hash};
+use crate::kernel::conntrack::nat::NULL_BINDING;
+use crate::kernel::conntrack::{Conntrack, CtInfo, Entry, Tracked};
+use crate::kernel::link::Scope;
+use crate::kernel::{Cx, Netns, Skb};
+use crate::wire::{
+    Action, Code, Decider, DeciderKind, DevIndex, Icmp, L4, Manip, Place, Recorder, Stage, Step,
+    TcpFlags, Transport,
+};
+
+/// One packet at one hook.
+pub(super) struct Walk<'w, 'c, D, R> {
+    /// The namespace; its filter and connection tracking are taken out of it for the time being.
+    pub ns: &'w Netns,
+    /// The rules of the packet's family.
+    pub rules: &'w Rules,
+    /// Lists and counters.
+    pub live: &'w mut Live,
+    /// Connection tracking, where some rule needs it.
+    pub ct: Option<&'w mut Conntrack>,
+    /// Where we are.
+    pub hook: Hook,
+    /// The packet.
+    pub skb: &'w mut Skb,
+    /// The world outside.
+    pub cx: &'w mut Cx<'c, D, R>,
+}
+
+/// How the way through a chain ends.
+enum Flow {
+    /// At its end, or by RETURN: the calling chain goes on.
+    Back,
+    /// With a verdict for the table.
+    Accept,
+    /// NOTRACK: like accept.
+    Untracked,
+    /// The packet ends here.
+    End(Ending),
+}
+
+/// How a packet ends, and which rule did it.
+struct Ending {
+    verdict: NfVerdict,
+    by: Option<Decider>,
+}
+
+impl Ending {
+    const fn drop(code: Code) -> Self {
+        Self {
+            verdict: NfVerdict::Drop(code),
+            by: None,
+        }
+    }
+}
+
+impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
+    /// Does everything that sits at the hook.
+    pub(super) fn run(mut self) -> NfVerdict {
+        match self.stages() {
+            Ok(()) => NfVerdict::Accept,
+            Err(ending) => self.end(ending),
+        }
+    }
+
+    fn stages(&mut self) -> Result<(), Ending> {
+        match self.hook {
+            Hook::Prerouting => {
+                let tracked = self.table(Table::Raw)?;
+                self.track(tracked)?;
+                self.table(Table::Mangle)?;
+                self.nat(Manip::Destination)
+            }
+            Hook::Input => {
+                self.table(Table::Mangle)?;
+                self.table(Table::Filter)?;
+                self.nat(Manip::Source)?;
+                self.confirm()
+            }
+            Hook::Forward => {
+                self.table(Table::Mangle)?;
+                self.table(Table::Filter)?;
+                Ok(())
+            }
+            Hook::Output => {
+                let tracked = self.table(Table::Raw)?;
+                self.track(tracked)?;
+                self.table(Table::Mangle)?;
+                self.nat(Manip::Destination)?;
+                self.table(Table::Filter)?;
+                Ok(())
+            }
+            Hook::Postrouting => {
+                self.table(Table::Mangle)?;
+                self.nat(Manip::Source)?;
+                self.confirm()
+            }
+        }
+    }
+
+    /// Records how the packet ended.
+    fn end(self, ending: Ending) -> NfVerdict {
+        let place = self.place();
+        let packet = &self.skb.packet;
+        let family = packet.family();
+        self.cx.step(place, || {
+            let action = match ending.verdict {
+                NfVerdict::Drop(code) => Action::Dropped { code },
+                NfVerdict::Reject(with, code) => Action::Rejected {
+                    code,
+                    with: save::reject_name(with, family),
+                },
+                NfVerdict::Accept => Action::Note {
+                    text: "accepted".to_owned(),
+                },
+            };
+            let step = Step::about(packet, action);
+            match ending.by {
+                Some(by) => step.by(by),
+                None => step,
+            }
+        });
+        ending.verdict
+    }
+
+    fn place(&self) -> Place {
+        let (dev, stage) = match self.hook {
+            Hook::Prerouting => (self.skb.in_dev, Stage::Prerouting),
+            Hook::Input => (self.skb.in_dev, Stage::Input),
+            Hook::Forward => (self.skb.in_dev, Stage::Forward),
+            Hook::Output => (self.skb.out_dev, Stage::Output),
+            Hook::Postrouting => (self.skb.out_dev, Stage::Postrouting),
+        };
+        self.ns.place(dev, stage)
+    }
+
+    // ---- rules ----
+
+    /// Goes through the built-in chain of a table; returns whether the packet may be tracked.
+    fn table(&mut self, table: Table) -> Result<bool, Ending> {
+        let index = self.rules.index.get(&table);
+        let start = index.and_then(|index| index.hooks.get(self.hook as usize).copied().flatten());
+        let Some(start) = start else {
+            return Ok(true);
+        };
+        let Some((name, chain)) = self.chain_at(table, start) else {
+            return Ok(true);
+        };
+        if chain.rules.is_empty() && chain.policy == Some(ChainPolicy::Accept) {
+            return Ok(true);
+        }
+        match self.chain(table, start) {
+            Flow::Accept => Ok(true),
+            Flow::Untracked => Ok(false),
+            Flow::End(ending) => Err(ending),
+            Flow::Back if chain.policy == Some(ChainPolicy::Drop) => Err(Ending {
+                verdict: NfVerdict::Drop(Code::NfPolicyDrop),
+                by: R::ENABLED.then(|| {
+                    let text = format!("{} {name} policy DROP", table.name());
+                    Decider::new(DeciderKind::ChainPolicy, text)
+                }),
+            }),
+            Flow::Back => Ok(true),
+        }
+    }
+
+    fn chain_at(&self, table: Table, n: u32) -> Option<(&'w str, &'w Chain)> {
+        let rules = self.rules;
+        let (name, chain) = rules
+            .rules
+            .tables
+            .get(&table)?
+            .chains
+            .get_index(n as usize)?;
+        Some((name, chain))
+    }
+
+    /// Goes through one chain.
+    fn chain(&mut self, table: Table, n: u32) -> Flow {
+        let rules = self.rules;
+        let found = rules.rules.tables.get(&table);
+        let Some((name, chain)) = found.and_then(|t| t.chains.get_index(n as usize)) else {
+            return Flow::Back;
+        };
+        let jumps = rules
+            .index
+            .get(&table)
+            .and_then(|i| i.jumps.get(n as usize));
+        let mut examined = 0_u32;
+        let mut flow = Flow::Back;
+        for (position, rule) in (0_u32..).zip(&chain.rules) {
+            examined += 1;
+            if !self.matches(rule) {
+                continue;
+            }
+            if let Some(counters) = &mut self.live.counters {
+                let key = (rules.family, table, n, position);
+                *counters.entry(key).or_insert(0) += 1;
+            }
+            let Some(target) = &rule.target else { continue };
+            self.matched(table, name, rule, target);
+            let jump = jumps.and_then(|j| j.get(position as usize)).copied();
+            match self.target(table, name, rule, target, jump) {
+                Some(Flow::Back) if matches!(target, Target::Jump(_)) => {}
+                Some(end) => {
+                    flow = end;
+                    break;
+                }
+                None => {}
+            }
+        }
+        self.live.examined += u64::from(examined);
+        let (place, packet) = (self.place(), &self.skb.packet);
+        self.cx.step(place, || {
+            let chain = format!("{} {name}", table.name());
+            Step::about(
+                packet,
+                Action::Examined {
+                    chain,
+                    rules: examined,
+                },
+            )
+        });
+        flow
+    }
+
+    /// Records that a rule matched.
+    fn matched(&mut self, table: Table, chain: &str, rule: &Rule, target: &Target) {
+        let (place, packet) = (self.place(), &self.skb.packet);
+        let family = self.rules.family;
+        self.cx.step(place, || {
+            let action = Action::Matched {
+                chain: format!("{} {chain}", table.name()),
+                target: save::target_text(target, family),
+            };
+            Step::about(packet, action).by(decider(chain, rule, family))
+        });
+    }
+
+    /// Does what a rule says. `None` goes on with the next rule.
+    fn target(
+        &mut self,
+        table: Table,
+        chain: &str,
+        rule: &Rule,
+        target: &Target,
+        jump: Option<u32>,
+    ) -> Option<Flow> {
+        let family = self.rules.family;
+        let by = || R::ENABLED.then(|| decider(chain, rule, family));
+        match target {
+            Target::Accept => Some(Flow::Accept),
+            Target::Drop => Some(Flow::End(Ending {
+                verdict: NfVerdict::Drop(rule.end_code()),
+                by: by(),
+            })),
+            Target::Reject(with) => Some(Flow::End(Ending {
+                verdict: self.reject(*with, rule),
+                by: by(),
+            })),
+            Target::Return => Some(Flow::Back),
+            Target::Jump(_) | Target::Goto(_) => jump.map(|to| self.chain(table, to)),
+            Target::Mark(mark) => {
+                self.skb.mark = set_xmark(self.skb.mark, *mark);
+                None
+            }
+            Target::Connmark(op) => {
+                self.connmark(*op);
+                None
+            }
+            Target::Dnat(range) => self.set_up(Manip::Destination, range, None),
+            Target::Snat(range) => self.set_up(Manip::Source, range, None),
+            Target::Masquerade { ports, random } => {
+                let out = self.skb.out_dev?;
+                if self.skb.packet.src.is_unspecified() {
+                    return Some(Flow::Accept);
+                }
+                let next_hop = self.skb.next_hop.unwrap_or(self.skb.packet.dst);
+                let Some(source) = masquerade_source(self.ns, out, next_hop, family) else {
+                    return Some(Flow::End(Ending::drop(rule.end_code())));
+                };
+                let range = NatRange {
+                    addrs: Some((source, source)),
+                    ports: *ports,
+                    random: *random,
+                    persistent: false,
+                };
+                self.set_up(Manip::Source, &range, Some(out))
+            }
+            Target::Redirect { ports, random } => {
+                let Some(to) = self.redirect_address() else {
+                    return Some(Flow::End(Ending::drop(rule.end_code())));
+                };
+                let range = NatRange {
+                    addrs: Some((to, to)),
+                    ports: *ports,
+                    random: *random,
+                    persistent: false,
+                };
+                self.set_up(Manip::Destination, &range, None)
+            }
+            Target::Notrack => Some(Flow::Untracked),
+            Target::Log { .. } => None,
+            Target::Tcpmss(limit) => {
+                self.clamp_mss(*limit);
+                None
+            }
+        }
+    }
+
+    /// A TCP reset only answers TCP, and never answers a reset; errors never answer errors.
+    fn reject(&self, with: RejectWith, rule: &Rule) -> NfVerdict {
+        let code = rule.end_code();
+        let answerable = match (with, self.skb.packet.transport) {
+            (RejectWith::TcpReset, Transport::Tcp(tcp)) => !tcp.flags.contains(TcpFlags::RST),
+            (RejectWith::TcpReset, _) | (_, Transport::Icmp(Icmp::Error { .. })) => false,
+            (RejectWith::Icmp(_), _) => true,
+        };
+        if answerable {
+            NfVerdict::Reject(with, code)
+        } else {
+            NfVerdict::Drop(code)
+        }
+    }
+
+    fn redirect_address(&self) -> Option<IpAddr> {
+        let family = self.rules.family;
+        if self.hook == Hook::Output {
+            return Some(match family {
+                Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            });
+        }
+        let device = self.ns.device(self.skb.in_dev?)?;
+        let mut addrs = device.addrs.iter().map(|a| a.net.addr());
+        addrs.find(|a| Family::of(*a) == family)
+    }
+
+    fn clamp_mss(&mut self, limit: Option<u16>) {
+        let mtu = |dev: Option<DevIndex>| dev.and_then(|d| self.ns.device(d)).map(|d| d.mtu);
+        let headers = crate::wire::size::ip_header(self.rules.family) + 20;
+        let smallest = [mtu(self.skb.in_dev), mtu(self.skb.out_dev)];
+        let path = smallest.into_iter().flatten().min().unwrap_or(u32::MAX);
+        let clamped = u16::try_from(path.saturating_sub(headers)).unwrap_or(u16::MAX);
+        let limit = limit.unwrap_or(clamped);
+        if let Transport::Tcp(tcp) = &mut self.skb.packet.transport
+            && let Some(mss) = &mut tcp.mss
+        {
+            *mss = (*mss).min(limit);
+        }
+    }
+
+    fn connmark(&mut self, op: ConnmarkOp) {
+        let (Some(ct), Some(table)) = (self.skb.ct, &mut self.ct) else {
+            return;
+        };
+        let old = table.get(ct).map_or(0, |entry| entry.mark);
+        match op {
+            ConnmarkOp::Set(mark) => table.set_mark(ct, set_xmark(old, mark)),
+            ConnmarkOp::Save { nfmask, ctmask } => {
+                table.set_mark(ct, (old & !ctmask) ^ (self.skb.mark & nfmask));
+            }
+            ConnmarkOp::Restore { nfmask, ctmask } => {
+                self.skb.mark = (self.skb.mark & !nfmask) ^ (old & ctmask);
+            }
+        }
+    }
+
+    // ---- connection tracking and translation ----
+
+    /// The conntrack hook.
+    fn track(&mut self, wanted: bool) -> Result<(), Ending> {
+        let Some(table) = &mut self.ct else {
+            return Ok(());
+        };
+        if self.skb.ct.is_some() {
+            return Ok(());
+        }
+        let tracked = if wanted {
+            table.track(&self.skb.packet, self.cx.now)
+        } else {
+            Tracked::Untracked
+        };
+        let info = match tracked {
+            Tracked::Entry(ct, info) => {
+                self.skb.ct = Some(ct);
+                info
+            }
+            Tracked::Invalid => CtInfo::Invalid,
+            Tracked::Untracked => CtInfo::Untracked,
+            Tracked::Full => {
+                let max = table.settings.max;
+                return Err(Ending {
+                    verdict: NfVerdict::Drop(Code::CtTableFull),
+                    by: R::ENABLED.then(|| {
+                        let text = format!("net.netfilter.nf_conntrack_max = {max}");
+                        Decider::new(DeciderKind::Sysctl, text)
+                    }),
+                });
+            }
+        };
+        self.skb.ct_info = info;
+        let place = self.place();
+        let (packet, by) = (&self.skb.packet, self.entry_decider());
+        self.cx.step(place, || {
+            let state = info.name().to_owned();
+            let step = Step::about(packet, Action::Tracked { state });
+            match by {
+                Some(by) => step.by(by),
+                None => step,
+            }
+        });
+        Ok(())
+    }
+
+    fn entry(&self) -> Option<&Entry> {
+        self.ct.as_ref()?.get(self.skb.ct?)
+    }
+
+    fn entry_decider(&self) -> Option<Decider> {
+        if !R::ENABLED {
+            return None;
+        }
+        let line = self.entry()?.line(self.cx.now);
+        Some(Decider::new(DeciderKind::Conntrack, line))
+    }
+
+    /// The nat hook: the first packet of a connection asks the rules, all are rewritten.
+    fn nat(&mut self, manip: Manip) -> Result<(), Ending> {
+        let Some(ct) = self.skb.ct else {
+            return Ok(());
+        };
+        let info = self.skb.ct_info;
+        let asks = ct.is_pending()
+            && info == CtInfo::New
+            && self.entry().is_some_and(|entry| !entry.is_set_up(manip));
+        if asks {
+            self.table(Table::Nat)?;
+            if self.set_up_with(manip, &NULL_BINDING, None).is_err() {
+                return Err(Ending::drop(Code::NatNoPort));
+            }
+        }
+        let Some(table) = &self.ct else {
+            return Ok(());
+        };
+        if let Some(done) = table.translate(ct, info, manip, &mut self.skb.packet) {
+            let place = self.place();
+            let (packet, by) = (&self.skb.packet, self.entry_decider());
+            self.cx.step(place, || {
+                let action = Action::Translated {
+                    manip: done.manip,
+                    from: done.from,
+                    to: done.to,
+                    undo: done.undo,
+                };
+                let step = Step::about(packet, action);
+                match by {
+                    Some(by) => step.by(by),
+                    None => step,
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// A nat target: chooses the translation, and ends the table.
+    fn set_up(
+        &mut self,
+        manip: Manip,
+        range: &NatRange,
+        masquerade: Option<DevIndex>,
+    ) -> Option<Flow> {
+        Some(match self.set_up_with(manip, range, masquerade) {
+            Ok(()) => Flow::Accept,
+            Err(ending) => Flow::End(ending),
+        })
+    }
+
+    fn set_up_with(
+        &mut self,
+        manip: Manip,
+        range: &NatRange,
+        masquerade: Option<DevIndex>,
+    ) -> Result<(), Ending> {
+        let (Some(ct), Some(table)) = (self.skb.ct, &mut self.ct) else {
+            return Ok(());
+        };
+        let stream = Stream::new(Purpose::NatPort, self.skb.packet.flow.0);
+        let (now, dice) = (self.cx.now, &mut *self.cx.dice);
+        table
+            .set_up(ct, manip, range, masquerade, now, |n| dice.pick(stream, n))
+            .map_err(|_| Ending::drop(Code::NatNoPort))
+    }
+
+    /// The packet has made it: its connection becomes real.
+    fn confirm(&mut self) -> Result<(), Ending> {
+        let (Some(ct), Some(table)) = (self.skb.ct, &mut self.ct) else {
+            return Ok(());
+        };
+        if self.skb.ct_info.is_related() {
+            return Ok(());
+        }
+        match table.confirm(ct, self.cx.now) {
+            Some(lasting) => {
+                self.skb.ct = Some(lasting);
+                Ok(())
+            }
+            None => Err(Ending::drop(Code::NatNoPort)),
+        }
+    }
+
+    // ---- matches ----
+
+    /// Whether all conditions of a rule hold.
+    fn matches(&mut self, rule: &Rule) -> bool {
+        let packet = &self.skb.packet;
+        holds(rule.source, |net| net.contains(&packet.src))
+            && holds(rule.destination, |net| net.contains(&packet.dst))
+            && holds(rule.in_interface.as_ref().map(by_ref), |name| {
+                self.is_device(self.skb.in_dev, name)
+            })
+            && holds(rule.out_interface.as_ref().map(by_ref), |name| {
+                self.is_device(self.skb.out_dev, name)
+            })
+            && holds(rule.protocol, |l4| l4 == l4_of(packet.transport))
+            && rule.matches.iter().all(|m| self.extension(m))
+    }
+
+    fn is_device(&self, dev: Option<DevIndex>, pattern: &str) -> bool {
+        let name = dev
+            .and_then(|dev| self.ns.device(dev))
+            .map_or("", |device| &device.name);
+        match pattern.strip_suffix('+') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == pattern,
+        }
+    }
+
+    /// Whether a match extension holds.
+    fn extension(&mut self, m: &Match) -> bool {
+        match m {
+            Match::Comment(_) | Match::Nfacct(_) | Match::RpFilter { invert: false, .. } => true,
+            Match::RpFilter { invert: true, .. } => false,
+            Match::Tcp {
+                sport,
+                dport,
+                flags,
+            } => match self.skb.packet.transport {
+                Transport::Tcp(tcp) => {
+                    self.ports(*sport, *dport)
+                        && holds(*flags, |(mask, wanted)| tcp.flags.0 & mask == wanted)
+                }
+                Transport::Udp(_) | Transport::Sctp(_) | Transport::Icmp(_) => false,
+            },
+            Match::Udp { sport, dport } => {
+                matches!(self.skb.packet.transport, Transport::Udp(_)) && self.ports(*sport, *dport)
+            }
+            Match::Sctp { sport, dport } => {
+                matches!(self.skb.packet.transport, Transport::Sctp(_))
+                    && self.ports(*sport, *dport)
+            }
+            Match::Icmp(wanted) => {
+                let Some((kind, code)) = icmp_type(self.skb.packet.transport, self.rules.family)
+                else {
+                    return false;
+                };
+                holds(Some(*wanted), |(k, c)| {
+                    k == kind && c.is_none_or(|c| c == code)
+                })
+            }
+            Match::Multiport { end, ports } => {
+                let Some((sport, dport)) = self.first_ports() else {
+                    return false;
+                };
+                let has = |port: u16| ports.value.iter().any(|range| range.contains(port));
+                let found = match end {
+                    PortEnd::Source => has(sport),
+                    PortEnd::Destination => has(dport),
+                    PortEnd::Either => has(sport) || has(dport),
+                };
+                found != ports.negated
+            }
+            Match::Mark(mark) => holds(Some(*mark), |m| self.skb.mark & m.mask == m.value),
+            Match::Connmark(mark) => {
+                let Some(entry) = self.entry() else {
+                    return false;
+                };
+                holds(Some(*mark), |m| entry.mark & m.mask == m.value)
+            }
+            Match::CtState(states) => {
+                let found = self.ct_states();
+                holds(Some(*states), |wanted| wanted.intersects(found))
+            }
+            Match::CtOrigDstPort(port) => {
+                let Some(entry) = self.entry() else {
+                    return false;
+                };
+                holds(Some(*port), |range| range.contains(entry.original.dport))
+            }
+            Match::CtOrigDst(net) => {
+                let Some(entry) = self.entry() else {
+                    return false;
+                };
+                holds(Some(*net), |net| net.contains(&entry.original.dst))
+            }
+            Match::AddrType { src, dst, limit_in } => {
+                let only = if *limit_in { self.skb.in_dev } else { None };
+                let packet = &self.skb.packet;
+                holds(*src, |t| addr_type(self.ns, packet.src, only) == t)
+                    && holds(*dst, |t| addr_type(self.ns, packet.dst, only) == t)
+            }
+            Match::Random(chance) => {
+                let key = hash::combine(
+                    self.skb.packet.flow.0,
+                    hash::stable_hash(self.ns.name.as_bytes()),
+                );
+                let stream = Stream::new(Purpose::LoadBalance, key);
+                let ratio = chance.value.ratio();
+                self.cx.dice.chance(stream, ratio) != chance.negated
+            }
+            Match::Recent {
+                name,
+                op,
+                seconds,
+                reap,
+            } => {
+                let (src, now) = (self.skb.packet.src, self.cx.now);
+                let found = self
+                    .live
+                    .recent
+                    .ask(name, op.value, *seconds, *reap, src, now);
+                found != op.negated
+            }
+            Match::Physdev {
+                inn,
+                out,
+                is_bridged,
+            } => {
+                let skb = &self.skb;
+                let bridged = skb.phys_in.is_some() && skb.phys_out.is_some();
+                holds(inn.as_ref().map(by_ref), |name| {
+                    self.is_device(skb.phys_in, name)
+                }) && holds(out.as_ref().map(by_ref), |name| {
+                    self.is_device(skb.phys_out, name)
+                }) && holds(*is_bridged, |()| bridged)
+            }
+        }
+    }
+
+    /// Returns the ports, unless this is a later fragment: those do not carry them.
+    fn first_ports(&self) -> Option<(u16, u16)> {
+        let packet = &self.skb.packet;
+        let later = packet.fragment.is_some_and(|fragment| fragment.offset > 0);
+        packet.ports().filter(|_| !later)
+    }
+
+    fn ports(&self, sport: Option<Not<PortRange>>, dport: Option<Not<PortRange>>) -> bool {
+        self.first_ports().is_some_and(|(s, d)| {
+            holds(sport, |range| range.contains(s)) && holds(dport, |range| range.contains(d))
+        })
+    }
+
+    /// Returns the packet's state as `--ctstate` sees it.
+    fn ct_states(&self) -> CtStates {
+        let state = match self.skb.ct_info {
+            CtInfo::Untracked => CtStates::UNTRACKED,
+            CtInfo::Invalid => CtStates::INVALID,
+            CtInfo::New => CtStates::NEW,
+            CtInfo::Established | CtInfo::EstablishedReply => CtStates::ESTABLISHED,
+            CtInfo::Related | CtInfo::RelatedReply => CtStates::RELATED,
+        };
+        let Some(entry) = self.entry() else {
+            return state;
+        };
+        let virtual_state = |manip, name| {
+            if entry.is_translated(manip) {
+                name
+            } else {
+                CtStates::default()
+            }
+        };
+        state
+            .or(virtual_state(Manip::Source, CtStates::SNAT))
+            .or(virtual_state(Manip::Destination, CtStates::DNAT))
+    }
+}
+
+/// Whether a condition holds; one that is not given always does.
+fn holds<T>(wanted: Option<Not<T>>, test: impl FnOnce(T) -> bool) -> bool {
+    wanted.is_none_or(|wanted| test(wanted.value) != wanted.negated)
+}
+
+fn by_ref(name: &Not<std::sync::Arc<str>>) -> Not<&str> {
+    Not {
+        negated: name.negated,
+        value: &name.value,
+    }
+}
+
+fn decider(chain: &str, rule: &Rule, family: Family) -> Decider {
+    let text = save::rule_line(chain, rule, family);
+    Decider::new(DeciderKind::Rule, text).from(rule.origin)
+}
+
+const fn set_xmark(old: u32, mark: MarkMask) -> u32 {
+    (old & !mark.mask) ^ mark.value
+}
+
+const fn l4_of(transport: Transport) -> L4 {
+    match transport {
+        Transport::Tcp(_) => L4::Tcp,
+        Transport::Udp(_) => L4::Udp,
+        Transport::Sctp(_) => L4::Sctp,
+        Transport::Icmp(_) => L4::Icmp,
+    }
+}
+
+const fn icmp_type(transport: Transport, family: Family) -> Option<(u8, u8)> {
+    let Transport::Icmp(icmp) = transport else {
+        return None;
+    };
+    Some(match (icmp, family) {
+        (Icmp::EchoRequest { .. }, Family::V4) => (8, 0),
+        (Icmp::EchoRequest { .. }, Family::V6) => (128, 0),
+        (Icmp::EchoReply { .. }, Family::V4) => (0, 0),
+        (Icmp::EchoReply { .. }, Family::V6) => (129, 0),
+        (Icmp::Error { kind, .. }, family) => kind.type_and_code(family),
+        (Icmp::NeighbourSolicitation { .. }, _) => (135, 0),
+        (Icmp::NeighbourAdvertisement { .. }, _) => (136, 0),
+    })
+}
+
+impl PortRange {
+    /// Whether the range holds a port.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+impl Probability {
+    const ONE: u128 = 1 << 31;
+
+    /// Returns what iptables stores for a chance written with ten decimals, as kube-proxy writes 1/n.
+    pub fn one_of(n: u32) -> Self {
+        const SCALE: u128 = 10_000_000_000;
+        let n = u128::from(n.max(1));
+        let written = (SCALE + n / 2) / n;
+        let stored = (written * Self::ONE + SCALE / 2) / SCALE;
+        Self(u32::try_from(stored).unwrap_or(1 << 31))
+    }
+
+    /// Returns the chance: exactly 1/n where the stored value is what kube-proxy's 1/n becomes, so that all
+    /// endpoints of a Service are equally likely; else the stored value over 2^31.
+    ///
+    /// # Fidelity
+    /// In the kernel the roundings of 1/n favour one endpoint over another by parts in a thousand million.
+    pub fn ratio(self) -> Ratio {
+        let stored = u128::from(self.0).min(Self::ONE);
+        if stored == 0 {
+            return Ratio::ZERO;
+        }
+        let n = (Self::ONE + stored / 2) / stored;
+        let whole = u32::try_from(n).is_ok_and(|n| Self::one_of(n) == self);
+        if whole {
+            Ratio::new(1, n)
+        } else {
+            Ratio::new(stored, Self::ONE)
+        }
+    }
+}
+
+/// Returns the type of an address (`inet_addr_type`), or on one device only.
+fn addr_type(ns: &Netns, addr: IpAddr, only: Option<DevIndex>) -> AddrType {
+    if addr.is_multicast() {
+        return AddrType::Multicast;
+    }
+    if addr == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return AddrType::Broadcast;
+    }
+    if addr.is_unspecified() {
+        return AddrType::Unspec;
+    }
+    if addr.is_loopback() && only.is_none_or(|dev| dev == DevIndex::LO) {
+        return AddrType::Local;
+    }
+    let devices = ns.devices.iter().flatten();
+    let mut broadcast = false;
+    for device in devices.filter(|device| device.up && only.is_none_or(|dev| dev == device.index)) {
+        for own in &device.addrs {
+            if own.net.addr() == addr {
+                return AddrType::Local;
+            }
+            let plain = own.net.prefix_len() < 31 && addr.is_ipv4();
+            broadcast |= plain && own.net.broadcast() == addr;
+        }
+    }
+    if broadcast {
+        AddrType::Broadcast
+    } else {
+        AddrType::Unicast
+    }
+}
+
+/// Returns the address MASQUERADE takes (`inet_select_addr`): the primary address of the device whose subnet has the
+/// next hop, else its first; of another device if it has none.
+fn masquerade_source(
+    ns: &Netns,
+    out: DevIndex,
+    next_hop: IpAddr,
+    family: Family,
+) -> Option<IpAddr> {
+    let fits = |a: &&crate::kernel::link::IfAddr| {
+        !a.secondary && a.scope == Scope::Global && Family::of_net(a.net) == family
+    };
+    let device = ns.device(out)?;
+    let own = || device.addrs.iter().filter(fits);
+    let near = own().find(|a| a.net.contains(&next_hop));
+    let others = || {
+        let all = ns.devices.iter().flatten();
+        all.flat_map(|d| d.addrs.iter()).find(fits)
+    };
+    near.or_else(|| own().next())
+        .or_else(others)
+        .map(|a| a.net.addr())
+}

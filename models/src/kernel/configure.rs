@@ -134,6 +134,7 @@ impl Netns {
             Change::Sysctl { name, value } => {
                 let known = self.sysctls.set(name, *value);
                 if known {
+                    self.configure_tracking();
                     Ok(())
                 } else {
                     Err(ConfigError::NoSysctl(name.replace('.', "/").into()))
@@ -339,7 +340,7 @@ impl Netns {
             dst,
             gateway: None,
             dev: Some(dev),
-            src: Some(net.addr()).filter(std::net::IpAddr::is_ipv4),
+            src: Some(net.addr()).filter(IpAddr::is_ipv4),
             metric,
             scope,
             onlink: false,

@@ -355,6 +355,19 @@ impl Netns {
             self.conntrack = None;
         } else if self.conntrack.is_none() {
             self.conntrack = Some(Box::new(Conntrack::default()));
+            self.configure_tracking();
+        }
+    }
+
+    /// Hands the settings `net.netfilter.nf_conntrack_*` to connection tracking, after they or it came to be.
+    pub(super) fn configure_tracking(&mut self) {
+        let Some(conntrack) = &mut self.conntrack else {
+            return;
+        };
+        for (name, value) in self.sysctls.all() {
+            if let Some(name) = name.strip_prefix("net.netfilter.") {
+                conntrack.settings.set(name, value);
+            }
         }
     }
 

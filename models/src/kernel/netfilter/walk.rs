@@ -14,7 +14,6 @@ use super::{Live, NfVerdict, Rules, save};
 use crate::base::{Dice, Family, Purpose, Ratio, Stream, hash};
 use crate::kernel::conntrack::nat::NULL_BINDING;
 use crate::kernel::conntrack::{Conntrack, CtInfo, Entry, Tracked};
-use crate::kernel::link::Scope;
 use crate::kernel::{Cx, Netns, Skb};
 use crate::wire::{
     Action, Code, Decider, DeciderKind, DevIndex, Icmp, L4, Manip, Place, Recorder, Stage, Step,
@@ -288,7 +287,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                     return Some(Flow::Accept);
                 }
                 let next_hop = self.skb.next_hop.unwrap_or(self.skb.packet.dst);
-                let Some(source) = masquerade_source(self.ns, out, next_hop, family) else {
+                let Some(source) = self.ns.masquerade_source(out, next_hop) else {
                     return Some(Flow::End(Ending::drop(rule.end_code())));
                 };
                 let range = NatRange {
@@ -781,57 +780,11 @@ impl Probability {
     }
 }
 
-/// Returns the type of an address (`inet_addr_type`), or on one device only.
+/// Returns the type of an address, or what it is on one device only (`--limit-iface-in`).
 fn addr_type(ns: &Netns, addr: IpAddr, only: Option<DevIndex>) -> AddrType {
-    if addr.is_multicast() {
-        return AddrType::Multicast;
-    }
-    if addr == IpAddr::V4(Ipv4Addr::BROADCAST) {
-        return AddrType::Broadcast;
-    }
-    if addr.is_unspecified() {
-        return AddrType::Unspec;
-    }
-    if addr.is_loopback() && only.is_none_or(|dev| dev == DevIndex::LO) {
-        return AddrType::Local;
-    }
-    let devices = ns.devices.iter().flatten();
-    let mut broadcast = false;
-    for device in devices.filter(|device| device.up && only.is_none_or(|dev| dev == device.index)) {
-        for own in &device.addrs {
-            if own.net.addr() == addr {
-                return AddrType::Local;
-            }
-            let plain = own.net.prefix_len() < 31 && addr.is_ipv4();
-            broadcast |= plain && own.net.broadcast() == addr;
-        }
-    }
-    if broadcast {
-        AddrType::Broadcast
-    } else {
-        AddrType::Unicast
-    }
-}
-
-/// Returns the address MASQUERADE takes (`inet_select_addr`): the primary address of the device whose subnet has the
-/// next hop, else its first; of another device if it has none.
-fn masquerade_source(
-    ns: &Netns,
-    out: DevIndex,
-    next_hop: IpAddr,
-    family: Family,
-) -> Option<IpAddr> {
-    let fits = |a: &&crate::kernel::link::IfAddr| {
-        !a.secondary && a.scope == Scope::Global && Family::of_net(a.net) == family
-    };
-    let device = ns.device(out)?;
-    let own = || device.addrs.iter().filter(fits);
-    let near = own().find(|a| a.net.contains(&next_hop));
-    let others = || {
-        let all = ns.devices.iter().flatten();
-        all.flat_map(|d| d.addrs.iter()).find(fits)
-    };
-    near.or_else(|| own().next())
-        .or_else(others)
-        .map(|a| a.net.addr())
+    let kind = ns.addr_type(addr);
+    let elsewhere = only.and_then(|dev| ns.device(dev)).is_some_and(|device| {
+        kind == AddrType::Local && device.addrs.iter().all(|own| own.net.addr() != addr)
+    });
+    if elsewhere { AddrType::Unicast } else { kind }
 }

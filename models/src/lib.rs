@@ -8,4 +8,5 @@ pub mod base;
 pub mod wire;
 pub mod kernel;
 pub mod api;
+pub mod control;
 pub mod cluster;

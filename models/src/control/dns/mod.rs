@@ -1,0 +1,4 @@
+//! Names: which records the cluster's zone has, and which questions a resolver asks.
+
+pub mod records;
+pub mod resolver;

@@ -1,0 +1,102 @@
+//! A pod's `resolv.conf`, and the questions a resolver makes of a name (`resolv.conf(5)`, kubelet `pkg/kubelet/network/dns`).
+//! When it asks, and what it does about silence, is the business of the traffic room's lookup.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::api::{DnsPolicy, PodSpec};
+use crate::base::Namespace;
+
+/// What `/etc/resolv.conf` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvConf {
+    /// Name servers in order; at most three are used.
+    pub nameservers: Vec<IpAddr>,
+    /// Search list.
+    pub search: Vec<Arc<str>>,
+    /// `options ndots:`.
+    pub ndots: usize,
+}
+
+impl ResolvConf {
+    /// Returns what kubelet writes for a pod.
+    ///
+    /// # Fidelity
+    /// `dnsPolicy: Default` gives the node's file, which is empty here.
+    pub fn of_pod(spec: &PodSpec, namespace: &Namespace, dns: &[IpAddr], domain: &str) -> Self {
+        let cluster = || Self {
+            nameservers: dns.to_vec(),
+            search: vec![
+                format!("{namespace}.svc.{domain}").into(),
+                format!("svc.{domain}").into(),
+                domain.into(),
+            ],
+            ndots: 5,
+        };
+        let empty = || Self {
+            nameservers: Vec::new(),
+            search: Vec::new(),
+            ndots: 1,
+        };
+        let mut conf = match spec.dns_policy {
+            DnsPolicy::ClusterFirst if spec.host_network => empty(),
+            DnsPolicy::ClusterFirst | DnsPolicy::ClusterFirstWithHostNet => cluster(),
+            DnsPolicy::Default | DnsPolicy::None => empty(),
+        };
+        if let Some(config) = &spec.dns_config {
+            conf.nameservers.extend(&config.nameservers);
+            conf.search.extend(config.searches.iter().cloned());
+            let ndots = config.options.iter().find(|(name, _)| &**name == "ndots");
+            let value = ndots.and_then(|(_, value)| value.as_ref()?.parse().ok());
+            conf.ndots = value.unwrap_or(conf.ndots);
+        }
+        conf.nameservers.truncate(3);
+        conf
+    }
+
+    /// Returns the fully qualified names glibc asks for, in order, until one exists.
+    pub fn candidates(&self, name: &str) -> Vec<Arc<str>> {
+        let name = name.to_ascii_lowercase();
+        if name.ends_with('.') {
+            return vec![name.into()];
+        }
+        let dots = name.bytes().filter(|b| *b == b'.').count();
+        let absolute: Arc<str> = format!("{name}.").into();
+        let searched = self.search.iter().map(|domain| {
+            let domain = domain.trim_end_matches('.');
+            format!("{name}.{domain}.").into()
+        });
+        if dots >= self.ndots {
+            std::iter::once(absolute).chain(searched).collect()
+        } else {
+            searched.chain(std::iter::once(absolute)).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_dots_ask_for_the_name_itself_first() {
+        let namespace = "default".parse().expect("a name");
+        let conf = ResolvConf::of_pod(&PodSpec::default(), &namespace, &[], "cluster.local");
+        let of = |name: &str| {
+            conf.candidates(name)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of("web").first().map(String::as_str),
+            Some("web.default.svc.cluster.local.")
+        );
+        assert_eq!(of("api.example.com").len(), 4);
+        assert_eq!(
+            of("a.b.c.d.e.com").first().map(String::as_str),
+            Some("a.b.c.d.e.com.")
+        );
+        assert_eq!(of("web.other.svc.cluster.local.").len(), 1);
+    }
+}

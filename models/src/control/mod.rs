@@ -1,0 +1,11 @@
+//! Floor 3: desired → programmed, as functions. What a node, a pod, a zone should have; never by when (the
+//! `controllers` of the simulator decide that). File names are component names.
+//!
+//! Reading order: [`workloads`] (controllers make pods), [`scheduler`] (pods get nodes), [`ipam`] (nodes and pods
+//! get addresses), [`cni`] (what a plugin leaves behind), [`dns`] (names).
+
+pub mod workloads;
+pub mod scheduler;
+pub mod ipam;
+pub mod cni;
+pub mod dns;

@@ -1,0 +1,158 @@
+//! The pods that the workload controllers would make (`kube-controller-manager`).
+//!
+//! # Fidelity
+//! Suffixes that Kubernetes draws at random are stable hashes here, in the real alphabet. The pod template hash of
+//! a Deployment is a hash of its own, not the one of `k8s.io/kubernetes/pkg/util/hash`. A `CronJob` makes no pod
+//! until its schedule says so, which is not modelled.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::scheduler;
+use crate::api::{Node, OwnerRef, Pod, Toleration, Workload, WorkloadKind};
+use crate::base::hash::{combine, stable_hash};
+use crate::base::{ObjectKey, ObjectName};
+
+/// The alphabet of generated names (`k8s.io/apimachinery/pkg/util/rand`): no vowels, no 0, 1, 3.
+const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// Returns `len` characters of the alphabet that depend on `hash` alone.
+pub fn suffix(mut hash: u64, len: usize) -> String {
+    let mut text = String::with_capacity(len);
+    for _ in 0..len {
+        let n = usize::try_from(hash % 27).unwrap_or(0);
+        text.push(char::from(ALPHABET.get(n).copied().unwrap_or(b'b')));
+        hash = combine(hash, 27);
+    }
+    text
+}
+
+/// Returns the pods of a workload, without node or address.
+pub fn pods_of(workload: &Workload, nodes: &BTreeMap<ObjectName, Node>) -> Vec<Pod> {
+    let name = workload.key.name.as_str();
+    let seed = stable_hash(workload.key.to_string().as_bytes());
+    let numbered = |base: &str, owner: (&str, &str)| {
+        let one = |n: u32| {
+            let suffix = suffix(combine(seed, u64::from(n)), 5);
+            pod(workload, &format!("{base}-{suffix}"), owner)
+        };
+        (0..workload.replicas).filter_map(one).collect::<Vec<_>>()
+    };
+    match workload.kind {
+        WorkloadKind::Deployment => {
+            let hash = template_hash(workload);
+            let replica_set = format!("{name}-{hash}");
+            let mut pods = numbered(&replica_set, ("ReplicaSet", &replica_set));
+            for pod in &mut pods {
+                pod.labels.insert("pod-template-hash", hash.as_str());
+            }
+            pods
+        }
+        WorkloadKind::ReplicaSet | WorkloadKind::ReplicationController => {
+            numbered(name, (workload.kind.as_str(), name))
+        }
+        WorkloadKind::StatefulSet => stateful_pods(workload),
+        WorkloadKind::DaemonSet => daemon_pods(workload, nodes),
+        WorkloadKind::Job => {
+            let mut pods = numbered(name, ("Job", name));
+            for pod in &mut pods {
+                pod.labels.insert("job-name", name);
+                pod.labels.insert("batch.kubernetes.io/job-name", name);
+            }
+            pods
+        }
+        WorkloadKind::CronJob => Vec::new(),
+    }
+}
+
+/// Ten characters that change when the template does.
+fn template_hash(workload: &Workload) -> String {
+    let text = format!("{:?}{:?}", workload.template.labels, workload.template.spec);
+    suffix(
+        combine(
+            stable_hash(text.as_bytes()),
+            stable_hash(workload.key.to_string().as_bytes()),
+        ),
+        10,
+    )
+}
+
+fn stateful_pods(workload: &Workload) -> Vec<Pod> {
+    let name = workload.key.name.as_str();
+    let last = workload.ordinals_start.saturating_add(workload.replicas);
+    let one = |ordinal: u32| {
+        let pod_name = format!("{name}-{ordinal}");
+        let mut pod = pod(workload, &pod_name, ("StatefulSet", name))?;
+        pod.labels
+            .insert("statefulset.kubernetes.io/pod-name", pod_name.as_str());
+        pod.labels
+            .insert("apps.kubernetes.io/pod-index", ordinal.to_string().as_str());
+        pod.hostname = Some(pod_name.into());
+        if workload.service_name.is_some() {
+            let mut spec = (*pod.spec).clone();
+            spec.subdomain.clone_from(&workload.service_name);
+            pod.spec = Arc::new(spec);
+        }
+        Some(pod)
+    };
+    (workload.ordinals_start..last).filter_map(one).collect()
+}
+
+/// One pod for each node that fits; daemons tolerate unschedulable and unready nodes.
+fn daemon_pods(workload: &Workload, nodes: &BTreeMap<ObjectName, Node>) -> Vec<Pod> {
+    let name = workload.key.name.as_str();
+    let one = |node: &Node| {
+        let hash = stable_hash(format!("{}/{}", workload.key, node.name).as_bytes());
+        let mut pod = pod(
+            workload,
+            &format!("{name}-{}", suffix(hash, 5)),
+            ("DaemonSet", name),
+        )?;
+        let mut spec = (*pod.spec).clone();
+        for key in [
+            "node.kubernetes.io/not-ready",
+            "node.kubernetes.io/unreachable",
+            "node.kubernetes.io/unschedulable",
+        ] {
+            spec.tolerations.push(Toleration {
+                key: Some(key.into()),
+                value: None,
+                effect: None,
+                seconds: None,
+            });
+        }
+        pod.spec = Arc::new(spec);
+        pod.node_name = Some(node.name.clone());
+        scheduler::fits(&pod, node, true).is_ok().then_some(pod)
+    };
+    nodes.values().filter_map(one).collect()
+}
+
+fn pod(workload: &Workload, name: &str, (kind, owner): (&str, &str)) -> Option<Pod> {
+    let name: ObjectName = name.parse().ok()?;
+    let key = ObjectKey::new(workload.key.namespace.clone(), name);
+    let mut pod = Pod::new(key, Arc::clone(&workload.template.spec));
+    pod.labels = workload.template.labels.clone();
+    pod.annotations = workload.template.annotations.clone();
+    pod.node_name.clone_from(&workload.template.node_name);
+    pod.hostname.clone_from(&workload.template.hostname);
+    pod.owner = owner.parse().ok().map(|name| OwnerRef {
+        kind: kind.into(),
+        name,
+    });
+    pod.origin = workload.template.origin.or(workload.origin);
+    Some(pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffixes_use_the_real_alphabet_and_never_change() {
+        let text = suffix(stable_hash(b"shop/cart"), 10);
+        assert_eq!(text.len(), 10);
+        assert!(text.bytes().all(|b| ALPHABET.contains(&b)));
+        assert_eq!(text, suffix(stable_hash(b"shop/cart"), 10));
+    }
+}

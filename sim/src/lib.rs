@@ -10,3 +10,4 @@ pub mod source;
 pub mod engine;
 pub mod trace;
 pub mod render;
+pub mod scenario;

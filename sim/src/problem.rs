@@ -354,7 +354,8 @@ pub fn suggestion<'a>(
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
     let lower = word.to_lowercase();
-    let most = 1 + word.chars().count() / 4;
+    let len = word.chars().count();
+    let most = (1 + len / 4).min(len.saturating_sub(1));
     candidates
         .into_iter()
         .map(|candidate| {
@@ -465,6 +466,7 @@ mod tests {
         assert_eq!(suggestion("latancy", fields), Some("latency"));
         assert_eq!(suggestion("MTU", fields), Some("mtu"));
         assert_eq!(suggestion("colour", fields), None);
+        assert_eq!(suggestion("b", ["a"]), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -159,6 +160,88 @@ impl fmt::Display for Expression {
     }
 }
 
+/// Why a text is no selector.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{part}` does not select by labels as in `app=web,tier in (a,b),!old`: {error}")]
+pub struct ParseSelectorError {
+    /// The requirement that cannot be read.
+    pub part: String,
+    /// Why not.
+    pub error: LabelError,
+}
+
+impl FromStr for Selector {
+    type Err = ParseSelectorError;
+
+    /// Reads the syntax of `kubectl -l`.
+    fn from_str(text: &str) -> Result<Self, ParseSelectorError> {
+        let mut selector = Self::default();
+        let mut depth = 0_u32;
+        let outside = |c: char| {
+            match c {
+                '(' => depth += 1,
+                ')' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            c == ',' && depth == 0
+        };
+        for part in text
+            .split(outside)
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+        {
+            let error = |error| ParseSelectorError {
+                part: part.to_owned(),
+                error,
+            };
+            match requirement(part).map_err(error)? {
+                (key, Requirement::Is(value)) => drop(selector.match_labels.insert(key, value)),
+                (_, Requirement::Other(expression)) => selector.match_expressions.push(expression),
+            }
+        }
+        Ok(selector)
+    }
+}
+
+enum Requirement {
+    Is(Arc<str>),
+    Other(Expression),
+}
+
+fn requirement(part: &str) -> Result<(Arc<str>, Requirement), LabelError> {
+    let key = |text: &str| check_key(text.trim()).map(|()| Arc::<str>::from(text.trim()));
+    let value = |text: &str| check_value(text.trim()).map(|()| Arc::<str>::from(text.trim()));
+    let values = |text: &str| {
+        let list = text
+            .trim()
+            .strip_prefix('(')
+            .and_then(|rest| rest.strip_suffix(')'));
+        list.ok_or(LabelError::Syntax)?
+            .split(',')
+            .map(value)
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let (name, other) = if let Some((name, wanted)) = part.split_once(" notin ") {
+        let name = key(name)?;
+        (name.clone(), Expression::NotIn(name, values(wanted)?))
+    } else if let Some((name, wanted)) = part.split_once(" in ") {
+        let name = key(name)?;
+        (name.clone(), Expression::In(name, values(wanted)?))
+    } else if let Some((name, wanted)) = part.split_once("!=") {
+        let name = key(name)?;
+        (name.clone(), Expression::NotIn(name, vec![value(wanted)?]))
+    } else if let Some((name, wanted)) = part.split_once("==").or_else(|| part.split_once('=')) {
+        return Ok((key(name)?, Requirement::Is(value(wanted)?)));
+    } else if let Some(name) = part.strip_prefix('!') {
+        let name = key(name)?;
+        (name.clone(), Expression::DoesNotExist(name))
+    } else {
+        let name = key(part)?;
+        (name.clone(), Expression::Exists(name))
+    };
+    Ok((name, Requirement::Other(other)))
+}
+
 /// Why a text is no label key or value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LabelError {
@@ -254,6 +337,20 @@ mod tests {
         check(Expression::NotIn("k".into(), values), [true, false, true]);
         check(Expression::Exists("k".into()), [false, true, true]);
         check(Expression::DoesNotExist("k".into()), [true, false, false]);
+    }
+
+    #[test]
+    fn selectors_read_what_they_print() {
+        for text in [
+            "",
+            "app=web,tier=front",
+            "app=web,k in (a,b),k notin (c),here,!gone",
+        ] {
+            assert_eq!(text.parse::<Selector>().expect(text).to_string(), text);
+        }
+        for bad in ["app=we b", "=x", "k in a", "a=b=c"] {
+            assert!(bad.parse::<Selector>().is_err(), "{bad}");
+        }
     }
 
     #[test]

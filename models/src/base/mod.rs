@@ -18,7 +18,7 @@ pub use addr::{Family, Mac};
 pub use dice::{Dice, NoChance, Purpose, Stream};
 pub use errno::Errno;
 pub use hash::{FxIndexMap, FxIndexSet};
-pub use label::{Expression, LabelError, Labels, Selector};
+pub use label::{Expression, LabelError, Labels, ParseSelectorError, Selector};
 pub use name::{NameError, Namespace, ObjectKey, ObjectName};
 pub use origin::OriginId;
 pub use protocol::Protocol;

@@ -1,0 +1,298 @@
+//! Problems of a scenario that take more than one word to see, and no object of a manifest.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::address::{Target, Thing};
+use super::expect::{Condition, Expectation};
+use super::file::{Entry, FaultKind, Probe, ScenarioFile, Step};
+use super::text::{Mark, Text};
+use crate::problem::{Problem, ProblemCode, Spot, suggestion};
+
+/// Returns all problems that can be seen in the file alone.
+pub(super) fn check(file: &ScenarioFile) -> Vec<Problem> {
+    let mut check = Check {
+        file,
+        problems: Vec::new(),
+    };
+    check.version();
+    check.machines();
+    check.ranges();
+    check.times();
+    check.names();
+    check.machine_references();
+    check.problems
+}
+
+struct Check<'a> {
+    file: &'a ScenarioFile,
+    problems: Vec<Problem>,
+}
+
+/// Names with where each is written.
+type Known = BTreeMap<String, Mark>;
+
+impl Check<'_> {
+    fn spot(&self, mark: Mark) -> Spot {
+        self.file.spans.spot(mark)
+    }
+
+    fn version(&mut self) {
+        if self.file.version != 1 {
+            let title = format!("version {} of the language is not known", self.file.version);
+            let problem = Problem::error(ProblemCode::ScnVersion, title)
+                .at(self.file.spans.start(), "in this scenario")
+                .help("this podwire reads version 1");
+            self.problems.push(problem);
+        }
+    }
+
+    fn machines(&mut self) {
+        let cluster = &self.file.cluster;
+        let nodes = cluster
+            .nodes
+            .iter()
+            .map(|node| (&node.name, node.ip.as_ref()));
+        let hosts = cluster
+            .hosts
+            .iter()
+            .map(|host| (&host.name, Some(&host.ip)));
+        let mut names = Known::new();
+        let mut addresses: BTreeMap<IpAddr, Mark> = BTreeMap::new();
+        for (name, ips) in nodes.chain(hosts) {
+            if let Some(first) = names.insert(name.to_string(), name.mark) {
+                let title = format!("two machines are called `{}`", **name);
+                self.twice(ProblemCode::ScnDuplicateName, &title, first, name.mark);
+            }
+            for ip in ips.into_iter().flat_map(|ips| &ips.0) {
+                let mark = ips.map_or(name.mark, |ips| ips.mark);
+                if let Some(first) = addresses.insert(*ip, mark) {
+                    let title = format!("two machines have the address {ip}");
+                    self.twice(ProblemCode::ScnDuplicateAddress, &title, first, mark);
+                }
+            }
+        }
+    }
+
+    fn twice(&mut self, code: ProblemCode, title: &str, first: Mark, again: Mark) {
+        let problem = Problem::error(code, title)
+            .at(self.spot(again), "again here")
+            .also(self.spot(first), "first here");
+        self.problems.push(problem);
+    }
+
+    fn ranges(&mut self) {
+        let cluster = &self.file.cluster;
+        let named = [
+            ("pods", &cluster.pod_cidr),
+            ("Services", &cluster.service_cidr),
+        ];
+        let all: Vec<(&str, Mark, IpNet)> = named
+            .into_iter()
+            .filter_map(|(whose, cidrs)| Some((whose, cidrs.as_ref()?)))
+            .flat_map(|(whose, cidrs)| cidrs.0.iter().map(move |net| (whose, cidrs.mark, *net)))
+            .collect();
+        for (n, (whose, mark, net)) in all.iter().enumerate() {
+            for (other_whose, other_mark, other) in all.iter().take(n) {
+                if net.contains(other) || other.contains(net) {
+                    let title = format!("the ranges of {other_whose} and {whose} overlap");
+                    let problem = Problem::error(ProblemCode::ScnOverlappingCidrs, title)
+                        .at(self.spot(*mark), format!("{net} for {whose}"))
+                        .also(self.spot(*other_mark), format!("{other} for {other_whose}"))
+                        .help("give each its own range");
+                    self.problems.push(problem);
+                }
+            }
+        }
+    }
+
+    fn times(&mut self) {
+        for entry in &self.file.timeline {
+            let Entry::Every {
+                every, from, until, ..
+            } = entry
+            else {
+                continue;
+            };
+            if every.0.is_zero() {
+                let title = "a step that repeats needs time in between";
+                let problem = Problem::error(ProblemCode::ScnTime, title)
+                    .at(self.spot(every.mark), "no time at all");
+                self.problems.push(problem);
+            }
+            if until.0 < from.0 {
+                let problem = Problem::error(ProblemCode::ScnTime, "a step ends before it begins")
+                    .at(self.spot(until.mark), "ends here")
+                    .also(self.spot(from.mark), "begins here");
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    fn names(&mut self) {
+        let (mut probes, mut faults) = (Known::new(), Known::new());
+        for entry in &self.file.timeline {
+            let (known, id, what) = match entry.step() {
+                Step::Probe(probe) => (&mut probes, &probe.id, "probes"),
+                Step::Fault(fault) => (&mut faults, &fault.id, "faults"),
+                Step::Apply { .. }
+                | Step::Delete { .. }
+                | Step::Patch { .. }
+                | Step::Label { .. }
+                | Step::Scale { .. }
+                | Step::Exec { .. }
+                | Step::Note { .. } => continue,
+            };
+            if let Some(first) = known.insert(id.to_string(), id.mark) {
+                let title = format!("two {what} are called `{}`", **id);
+                self.twice(ProblemCode::ScnDuplicateName, &title, first, id.mark);
+            }
+        }
+        for expectation in &self.file.expect {
+            match expectation {
+                Expectation::Outcome { probe, .. } | Expectation::Share { probe, .. } => {
+                    self.reference(ProblemCode::ScnUnknownProbe, "probe", probe, &probes);
+                }
+                Expectation::Touched { fault, .. } => {
+                    self.reference(ProblemCode::ScnUnknownFault, "fault", fault, &faults);
+                }
+                Expectation::Within {
+                    condition: Condition::Endpoints(_),
+                    ..
+                }
+                | Expectation::Endpoints(_)
+                | Expectation::Always(_) => {}
+            }
+        }
+    }
+
+    /// Checks that a name is one of those known.
+    fn reference(
+        &mut self,
+        code: ProblemCode,
+        what: &str,
+        name: &Text<impl ToString>,
+        known: &Known,
+    ) {
+        let word = name.to_string();
+        if known.contains_key(&word) {
+            return;
+        }
+        let names: Vec<&str> = known.keys().map(String::as_str).collect();
+        let help = match suggestion(&word, names.iter().copied()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if names.is_empty() => format!("there is no {what}"),
+            None => format!("the {what}s are: {}", names.join(", ")),
+        };
+        let problem = Problem::error(code, format!("there is no {what} called `{word}`"))
+            .at(self.spot(name.mark), format!("no {what} named `{word}`"))
+            .help(help);
+        self.problems.push(problem);
+    }
+
+    /// Checks the names of machines, where the file says which there are.
+    fn machine_references(&mut self) {
+        let cluster = &self.file.cluster;
+        let hosts: Known = marks(cluster.hosts.iter().map(|host| &host.name));
+        let nodes: Known = marks(cluster.nodes.iter().map(|node| &node.name));
+        let both: Known = nodes
+            .iter()
+            .chain(&hosts)
+            .map(|(name, mark)| (name.clone(), *mark))
+            .collect();
+        let machines = Machines { nodes, hosts, both };
+        for host in &cluster.hosts {
+            host.via.iter().for_each(|via| self.node(via, &machines));
+        }
+        for link in &cluster.underlay.links {
+            self.machine(&link.from, &machines);
+            self.machine(&link.to, &machines);
+        }
+        for entry in &self.file.timeline {
+            match entry.step() {
+                Step::Probe(probe) => self.probe(probe, &machines),
+                Step::Fault(fault) => self.fault(&fault.fault, &machines),
+                Step::Exec { on, .. } => self.thing(on, &machines),
+                Step::Apply { .. }
+                | Step::Delete { .. }
+                | Step::Patch { .. }
+                | Step::Label { .. }
+                | Step::Scale { .. }
+                | Step::Note { .. } => {}
+            }
+        }
+    }
+
+    fn probe(&mut self, probe: &Probe, machines: &Machines) {
+        self.thing(&probe.from, machines);
+        match &*probe.to {
+            Target::Host { name, .. } => self.named(name, probe.to.mark, machines, true),
+            Target::Node { name, .. } => self.named(name, probe.to.mark, machines, false),
+            Target::Service { .. }
+            | Target::Pod { .. }
+            | Target::Address { .. }
+            | Target::Name { .. }
+            | Target::Url { .. } => {}
+        }
+    }
+
+    fn fault(&mut self, fault: &FaultKind, machines: &Machines) {
+        match fault {
+            FaultKind::LinkDown { from, to, .. } => {
+                self.machine(from, machines);
+                self.machine(to, machines);
+            }
+            FaultKind::NodeDown { node } => self.node(node, machines),
+            FaultKind::PodKill { pod: on } | FaultKind::Sysctl { on, .. } => {
+                self.thing(on, machines);
+            }
+            FaultKind::Acl { from, to, .. } => {
+                from.iter()
+                    .chain(to)
+                    .for_each(|end| self.machine(end, machines));
+            }
+        }
+    }
+
+    fn thing(&mut self, thing: &Text<Thing>, machines: &Machines) {
+        match &**thing {
+            Thing::Host(name) => self.named(name, thing.mark, machines, true),
+            Thing::Node(name) => self.named(name, thing.mark, machines, false),
+            Thing::Pod(_) | Thing::Workload { .. } => {}
+        }
+    }
+
+    fn node(&mut self, name: &Text<impl ToString>, machines: &Machines) {
+        if !machines.nodes.is_empty() {
+            self.reference(ProblemCode::ScnUnknownNode, "node", name, &machines.nodes);
+        }
+    }
+
+    fn machine(&mut self, name: &Text<impl ToString>, machines: &Machines) {
+        if !machines.nodes.is_empty() {
+            self.reference(ProblemCode::ScnUnknownNode, "machine", name, &machines.both);
+        }
+    }
+
+    fn named(&mut self, name: &impl ToString, mark: Mark, machines: &Machines, host: bool) {
+        let name = Text::new(name.to_string(), mark);
+        if host {
+            self.reference(ProblemCode::ScnUnknownHost, "host", &name, &machines.hosts);
+        } else {
+            self.node(&name, machines);
+        }
+    }
+}
+
+/// The machines a file names. Nodes may also come from manifests, where the file names none.
+struct Machines {
+    nodes: Known,
+    hosts: Known,
+    both: Known,
+}
+
+fn marks<'a, T: ToString + 'a>(names: impl Iterator<Item = &'a Text<T>>) -> Known {
+    names.map(|name| (name.to_string(), name.mark)).collect()
+}

@@ -9,5 +9,6 @@ pub mod problem;
 pub mod source;
 pub mod engine;
 pub mod trace;
+pub mod manifest;
 pub mod render;
 pub mod scenario;

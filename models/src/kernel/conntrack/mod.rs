@@ -91,6 +91,16 @@ impl CtInfo {
         matches!(self, Self::Related | Self::RelatedReply)
     }
 
+    /// Returns how an error about the packet relates to the packet's connection (`nf_ct_attach`).
+    #[must_use]
+    pub const fn of_answer(self) -> Self {
+        match self.direction() {
+            Some(Direction::Original) => Self::RelatedReply,
+            Some(Direction::Reply) => Self::Related,
+            None => self,
+        }
+    }
+
     /// Returns the name `--ctstate` uses.
     pub const fn name(self) -> &'static str {
         match self {

@@ -215,7 +215,8 @@ impl Conntrack {
             return None;
         }
         let target = entry.tuple(dir.opposite()).reply();
-        if info.is_related() {
+        let is_error = matches!(packet.transport, Transport::Icmp(Icmp::Error { .. }));
+        if info.is_related() && is_error {
             return translate_error(entry, dir, manip, packet);
         }
         let from = packet_end(packet, manip)?;

@@ -69,7 +69,7 @@ impl Netns {
     ) {
         match with {
             RejectWith::Icmp(kind) => self.icmp_error(skb, kind, cx),
-            RejectWith::TcpReset => self.send_reset(skb, cx),
+            RejectWith::TcpReset => self.send_reset(skb, Some(skb), cx),
         }
     }
 
@@ -118,7 +118,7 @@ impl Netns {
             }),
             payload: Payload::Empty,
         };
-        self.answer(&skb.packet, answer, cx);
+        self.answer(&skb.packet, answer, Some(skb), cx);
     }
 
     fn rate_limited<D: Dice, R: Recorder>(
@@ -146,8 +146,15 @@ impl Netns {
         true
     }
 
-    /// Sends a packet of the kernel's own in answer to another.
-    fn answer<D: Dice, R: Recorder>(&mut self, to: &Packet, answer: Packet, cx: &mut Cx<'_, D, R>) {
+    /// Sends a packet of the kernel's own in answer to another; errors belong to the connection of the packet they
+    /// are about, which the table may not know yet (`nf_ct_attach`).
+    fn answer<D: Dice, R: Recorder>(
+        &mut self,
+        to: &Packet,
+        answer: Packet,
+        of_connection: Option<&Skb>,
+        cx: &mut Cx<'_, D, R>,
+    ) {
         cx.step(self.place(None, Stage::Output), || {
             Step::about(
                 to,
@@ -157,11 +164,21 @@ impl Netns {
             )
         });
         // Nobody waits for the result; a failure is in the trace.
-        let _ = self.send(answer, cx);
+        let mut answer = Skb::new(answer);
+        if let Some(of) = of_connection.filter(|of| of.ct.is_some()) {
+            answer.ct = of.ct;
+            answer.ct_info = of.ct_info.of_answer();
+        }
+        let _ = self.send_skb(answer, cx);
     }
 
     /// Refuses a TCP segment (RFC 9293 §3.5.2; never in answer to RST).
-    pub(super) fn send_reset<D: Dice, R: Recorder>(&mut self, skb: &Skb, cx: &mut Cx<'_, D, R>) {
+    pub(super) fn send_reset<D: Dice, R: Recorder>(
+        &mut self,
+        skb: &Skb,
+        of_connection: Option<&Skb>,
+        cx: &mut Cx<'_, D, R>,
+    ) {
         let packet = &skb.packet;
         let Transport::Tcp(tcp) = packet.transport else {
             return;
@@ -202,7 +219,7 @@ impl Netns {
             transport: Transport::Tcp(reset),
             payload: Payload::Empty,
         };
-        self.answer(&skb.packet, answer, cx);
+        self.answer(&skb.packet, answer, of_connection, cx);
     }
 
     /// An ICMP message for this namespace.
@@ -235,7 +252,7 @@ impl Netns {
                 cx.step(self.place(skb.in_dev, Stage::Socket), || {
                     Step::about(packet, Action::Delivered { at })
                 });
-                self.answer(packet, answer, cx);
+                self.answer(packet, answer, None, cx);
             }
             Icmp::EchoReply { .. } => {
                 let at = (packet.dst, 0);

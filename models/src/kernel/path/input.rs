@@ -344,7 +344,7 @@ impl Netns {
             Step::about(&skb.packet, Action::Rejected { code, with }).by(by)
         });
         match l4 {
-            L4::Tcp => self.send_reset(skb, cx),
+            L4::Tcp => self.send_reset(skb, None, cx),
             L4::Udp | L4::Sctp | L4::Icmp => {
                 self.icmp_error(skb, IcmpError::PortUnreachable, cx);
             }

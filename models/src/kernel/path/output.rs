@@ -24,7 +24,15 @@ impl Netns {
         packet: Packet,
         cx: &mut Cx<'_, D, R>,
     ) -> Result<(), Errno> {
-        let mut skb = Skb::new(packet);
+        self.send_skb(Skb::new(packet), cx)
+    }
+
+    /// Sends a packet that may belong to a connection already.
+    pub(super) fn send_skb<D: Dice, R: Recorder>(
+        &mut self,
+        mut skb: Skb,
+        cx: &mut Cx<'_, D, R>,
+    ) -> Result<(), Errno> {
         let dst = skb.packet.dst;
         let hop = match self.route(dst) {
             Ok(hop) => hop,

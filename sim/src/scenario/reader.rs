@@ -186,13 +186,17 @@ fn trimmed(text: &str, span: Range<usize>) -> Range<usize> {
 
 impl ReadError {
     /// Returns the field to blank out so that reading can go on, if this is about a field that should not be there.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "RON's errors are an open list"
+    )]
     fn blank(&self, text: &str) -> Option<Range<usize>> {
         let found = match &self.error {
-            ron::Error::NoSuchStructField { found, .. } => found,
-            ron::Error::DuplicateStructField { field, .. } => *field,
-            _ => return None,
+            ron::Error::NoSuchStructField { found, .. } => Some(found.as_str()),
+            ron::Error::DuplicateStructField { field, .. } => Some(*field),
+            _ => None,
         };
-        Some(arguments::field(text, self.word(text, found)?.start))
+        Some(arguments::field(text, self.word(text, found?)?.start))
     }
 
     /// Returns where a word is at the end of what was just read.
@@ -202,13 +206,18 @@ impl ReadError {
         Some(start..start + word.len())
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "RON's errors are an open list"
+    )]
     fn problem(&self, spans: &Spans, text: &str) -> Problem {
-        let spot = |word: &str| spans.at(self.word(text, word).unwrap_or(self.span.clone()));
+        let spot =
+            |word: &str| spans.at(self.word(text, word).unwrap_or_else(|| self.span.clone()));
         let here = || {
             let read = trimmed(text, self.span.clone());
             let next = || arguments::token_from(text, self.span.end);
             let span = if read.is_empty() { next() } else { Some(read) };
-            spans.at(span.unwrap_or(self.span.clone()))
+            spans.at(span.unwrap_or_else(|| self.span.clone()))
         };
         let inside = |outer: &Option<String>| outer.clone().unwrap_or_else(|| "this".into());
         let value = |title: String| {
@@ -663,5 +672,35 @@ Scenario(
            |
            = help: did you mean `cut`?
         "#);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(200))]
+
+        /// Whatever is typed, the answer is a scenario or problems that can be shown.
+        #[test]
+        fn broken_files_are_refused_in_words(
+            at in 0..ALL.len(),
+            len in 0..40_usize,
+            put in proptest::sample::select(vec![
+                "", "(", ")", "\"", "é", "/*", "r#\"", ",", "x: 1,", "At(", "\\", "'", "]", "\0",
+            ]),
+        ) {
+            let floor = |mut at: usize| {
+                while !ALL.is_char_boundary(at) {
+                    at -= 1;
+                }
+                at
+            };
+            let (start, end) = (floor(at), floor((at + len).min(ALL.len())));
+            let text = format!("{}{put}{}", &ALL[..start], &ALL[end..]);
+            if let Err(found) = read("a.ron", &text) {
+                let mut sources = Sources::default();
+                sources.add("a.ron", text.as_str());
+                let shown = render(&found, &sources);
+                proptest::prop_assert!(shown.starts_with("error["), "{}", shown);
+                proptest::prop_assert!(found.iter().all(|problem| problem.at.is_some()));
+            }
+        }
     }
 }

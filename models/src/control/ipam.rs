@@ -144,10 +144,7 @@ impl HostLocal {
     pub fn occupy(&mut self, addr: IpAddr, owner: &str) {
         if self.range.contains(&addr) {
             self.leases.insert(to_bits(addr), owner.into());
-            self.last = Some(
-                self.last
-                    .map_or(to_bits(addr), |last| last.max(to_bits(addr))),
-            );
+            self.last = self.last.max(Some(to_bits(addr)));
         }
     }
 

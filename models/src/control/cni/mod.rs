@@ -260,7 +260,7 @@ fn host_routes(node: &NodeNet, peer: &NodeNet) -> Vec<Change> {
 /// The prefix with which a pod has its address: the node's range.
 fn with_range(node: &NodeNet, ip: IpAddr) -> (IpNet, IpAddr) {
     let found = node.gateways().find(|(range, _)| range.contains(&ip));
-    let (range, gateway) = found.unwrap_or((host_net(ip), ip));
+    let (range, gateway) = found.unwrap_or_else(|| (host_net(ip), ip));
     (
         IpNet::new(ip, range.prefix_len()).unwrap_or_else(|_| host_net(ip)),
         gateway,

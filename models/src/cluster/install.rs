@@ -1,0 +1,469 @@
+//! From settled objects to machines: the underlay, nodes, pods and outside hosts as namespaces, and the only door by
+//! which desired state becomes programmed state.
+//!
+//! The underlay is one Ethernet switch with a router on it (as in a `kind` cluster, where it is a Docker network):
+//! nodes are ports of its bridge, outside hosts hang on the router.
+//!
+//! # Fidelity
+//! All nodes are in one subnet. Leaves out clouds' route tables and load balancers.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{Cluster, Lane, WireKind};
+use crate::api::{Objects, Pod};
+use crate::base::addr::{host_net, nth_addr};
+use crate::base::{Family, ObjectKey, ObjectName, OriginId};
+use crate::control::cni::{Cni, NodeNet, PodNet};
+use crate::kernel::config::{Change, ConfigError, NewLink, NewLinkKind, NewRoute, RouteKind};
+use crate::kernel::link::Scope;
+use crate::wire::NetnsId;
+
+/// What a cluster is built from besides its objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// CNI plugin.
+    pub cni: Cni,
+    /// Pod ranges of the whole cluster.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Service ranges.
+    pub service_cidrs: Vec<IpNet>,
+    /// The underlay.
+    pub underlay: Underlay,
+    /// Whether bridge ports have hairpin mode on.
+    pub hairpin: bool,
+    /// MTU of pods, where somebody insists on one.
+    pub pod_mtu: Option<u32>,
+    /// Domain of cluster names.
+    pub domain: Arc<str>,
+    /// Hosts outside the cluster.
+    pub hosts: Vec<OutsideHost>,
+}
+
+/// The network between the nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Underlay {
+    /// Delay from node to node.
+    pub latency: Duration,
+    /// Rate of each node's link in bits per second.
+    pub bandwidth: Option<u64>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Subnets of the nodes; the first address of each is the router's.
+    pub subnets: Vec<IpNet>,
+}
+
+/// A host outside the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutsideHost {
+    /// Name.
+    pub name: Arc<str>,
+    /// Address.
+    pub ip: IpAddr,
+    /// Where it was declared.
+    pub origin: OriginId,
+}
+
+impl Default for Site {
+    /// What `kind create cluster` gives.
+    fn default() -> Self {
+        let net = |text: &str| text.parse().expect("a literal prefix");
+        Self {
+            cni: Cni::Kindnet,
+            pod_cidrs: vec![net("10.244.0.0/16")],
+            service_cidrs: vec![net("10.96.0.0/16")],
+            underlay: Underlay {
+                latency: Duration::from_micros(100),
+                bandwidth: Some(10_000_000_000),
+                mtu: 1500,
+                subnets: vec![net("172.18.0.0/16")],
+            },
+            hairpin: true,
+            pod_mtu: None,
+            domain: "cluster.local".into(),
+            hosts: Vec::new(),
+        }
+    }
+}
+
+/// The machines of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Machines {
+    /// Namespaces and wires.
+    pub cluster: Cluster,
+    /// Nodes by name.
+    pub nodes: BTreeMap<ObjectName, Machine>,
+    /// Pods that have a namespace of their own.
+    pub pods: BTreeMap<ObjectKey, Attached>,
+    /// Outside hosts by name.
+    pub hosts: BTreeMap<Arc<str>, NetnsId>,
+    /// The underlay's switch and router.
+    pub underlay: NetnsId,
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its namespace.
+    pub netns: NetnsId,
+    /// What plugins know about it.
+    pub net: NodeNet,
+}
+
+/// A pod with a namespace.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// Its namespace.
+    pub netns: NetnsId,
+    /// The node it is on.
+    pub node: ObjectName,
+    /// Its device on the node.
+    pub host_dev: Arc<str>,
+}
+
+/// A change that a machine refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {error}")]
+pub struct InstallError {
+    /// Which machine.
+    pub place: Arc<str>,
+    /// What it said.
+    pub error: ConfigError,
+    /// The object it was for.
+    pub origin: OriginId,
+}
+
+/// Device of a node towards the underlay.
+const UPLINK: &str = "eth0";
+/// The underlay's bridge.
+const SWITCH: &str = "br0";
+
+impl Machines {
+    /// Makes all machines of settled objects: nodes with ranges and addresses, pods with nodes and addresses.
+    ///
+    /// # Errors
+    /// The changes that machines refused; everything else is in place.
+    pub fn install(objects: &Objects, site: &Site) -> (Self, Vec<InstallError>) {
+        let mut machines = Self::default();
+        let mut errors = Vec::new();
+        machines.add_underlay(site, &mut errors);
+        for node in objects.nodes.values() {
+            let net = NodeNet {
+                name: node.name.as_str().into(),
+                uplink: UPLINK.into(),
+                mtu: site.underlay.mtu,
+                ips: node.internal_ips.clone(),
+                pod_cidrs: node.pod_cidrs.clone(),
+                cluster_cidrs: site.pod_cidrs.clone(),
+                hairpin: site.hairpin,
+                pod_mtu: site.pod_mtu,
+                origin: node.origin,
+            };
+            machines.add_node(&node.name, net, site, &mut errors);
+        }
+        machines.connect_nodes(site, &mut errors);
+        for host in &site.hosts {
+            machines.add_host(host, site, &mut errors);
+        }
+        for pod in objects.pods.values() {
+            machines.attach(pod, site, &mut errors);
+        }
+        (machines, errors)
+    }
+
+    fn apply(
+        &mut self,
+        netns: NetnsId,
+        changes: &[Change],
+        origin: OriginId,
+        errors: &mut Vec<InstallError>,
+    ) {
+        let Some(netns) = self.cluster.netns_mut(netns) else {
+            return;
+        };
+        for change in changes {
+            if let Err(error) = netns.apply(change) {
+                errors.push(InstallError {
+                    place: Arc::clone(&netns.name),
+                    error,
+                    origin,
+                });
+            }
+        }
+    }
+
+    fn add_underlay(&mut self, site: &Site, errors: &mut Vec<InstallError>) {
+        self.underlay = self.cluster.add_netns("underlay");
+        let mut changes = vec![
+            sysctl("net.ipv4.ip_forward", 1),
+            sysctl("net.ipv6.conf.all.forwarding", 1),
+            link(SWITCH, site.underlay.mtu, NewLinkKind::Bridge),
+            up(SWITCH),
+        ];
+        for subnet in &site.underlay.subnets {
+            if let Some(router) = nth_addr(*subnet, 1) {
+                changes.push(addr(SWITCH, with_len(router, *subnet), OriginId::NONE));
+            }
+        }
+        self.apply(self.underlay, &changes, OriginId::NONE, errors);
+    }
+
+    /// A cable between a new physical device and the underlay.
+    fn cable(
+        &mut self,
+        netns: NetnsId,
+        port: &str,
+        switched: bool,
+        site: &Site,
+        errors: &mut Vec<InstallError>,
+    ) {
+        let mtu = site.underlay.mtu;
+        let mut changes = vec![link(port, mtu, NewLinkKind::Physical), up(port)];
+        if switched {
+            changes.push(Change::SetMaster {
+                dev: port.into(),
+                master: Some(SWITCH.into()),
+            });
+        }
+        self.apply(self.underlay, &changes, OriginId::NONE, errors);
+        let own = [link(UPLINK, mtu, NewLinkKind::Physical), up(UPLINK)];
+        self.apply(netns, &own, OriginId::NONE, errors);
+        let dev = |id: NetnsId, name: &str| {
+            self.cluster
+                .netns(id)
+                .and_then(|n| n.device_named(name))
+                .map(|d| d.index)
+        };
+        if let (Some(a), Some(b)) = (dev(netns, UPLINK), dev(self.underlay, port)) {
+            let lane = Lane {
+                latency: site.underlay.latency / 2,
+                bandwidth: site.underlay.bandwidth,
+                ..Lane::default()
+            };
+            self.cluster
+                .plug((netns, a), (self.underlay, b), WireKind::Underlay, lane);
+        }
+    }
+
+    fn add_node(
+        &mut self,
+        name: &ObjectName,
+        net: NodeNet,
+        site: &Site,
+        errors: &mut Vec<InstallError>,
+    ) {
+        let netns = self.cluster.add_netns(&format!("node/{name}"));
+        self.cable(netns, &port_name("n", self.nodes.len()), true, site, errors);
+        let mut changes = vec![
+            sysctl("net.ipv4.ip_forward", 1),
+            sysctl("net.ipv6.conf.all.forwarding", 1),
+        ];
+        for ip in &net.ips {
+            let subnet = site
+                .underlay
+                .subnets
+                .iter()
+                .find(|subnet| subnet.contains(ip));
+            let prefix = subnet.map_or_else(|| host_net(*ip), |subnet| with_len(*ip, *subnet));
+            changes.push(addr(UPLINK, prefix, net.origin));
+        }
+        for subnet in &site.underlay.subnets {
+            let has = net.ips.iter().any(|ip| subnet.contains(ip));
+            if let (true, Some(router)) = (has, nth_addr(*subnet, 1)) {
+                changes.push(default_via(router));
+            }
+        }
+        changes.extend(site.cni.node_setup(&net));
+        self.apply(netns, &changes, net.origin, errors);
+        self.nodes.insert(name.clone(), Machine { netns, net });
+    }
+
+    /// Every node learns how to reach the pods of every other.
+    fn connect_nodes(&mut self, site: &Site, errors: &mut Vec<InstallError>) {
+        let nodes: Vec<Machine> = self.nodes.values().cloned().collect();
+        for (n, node) in nodes.iter().enumerate() {
+            for (m, peer) in nodes.iter().enumerate() {
+                if n != m {
+                    let changes = site.cni.peer(&node.net, &peer.net);
+                    self.apply(node.netns, &changes, peer.net.origin, errors);
+                }
+            }
+        }
+    }
+
+    fn add_host(&mut self, host: &OutsideHost, site: &Site, errors: &mut Vec<InstallError>) {
+        let netns = self.cluster.add_netns(&format!("host/{}", host.name));
+        let subnet = site
+            .underlay
+            .subnets
+            .iter()
+            .find(|subnet| subnet.contains(&host.ip));
+        let port = port_name("h", self.hosts.len());
+        self.cable(netns, &port, subnet.is_some(), site, errors);
+        let changes = if let Some((subnet, router)) =
+            subnet.and_then(|subnet| Some((subnet, nth_addr(*subnet, 1)?)))
+        {
+            vec![
+                addr(UPLINK, with_len(host.ip, *subnet), host.origin),
+                default_via(router),
+            ]
+        } else {
+            let router: IpAddr = match Family::of(host.ip) {
+                Family::V4 => IpAddr::from([169, 254, 1, 1]),
+                Family::V6 => IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 1]),
+            };
+            let on_router = [
+                addr(&port, host_net(router), host.origin),
+                Change::AddRoute(on_link(host.ip, &port, host.origin)),
+            ];
+            self.apply(self.underlay, &on_router, host.origin, errors);
+            vec![
+                addr(UPLINK, host_net(host.ip), host.origin),
+                Change::AddRoute(on_link(router, UPLINK, host.origin)),
+                default_via(router),
+            ]
+        };
+        self.apply(netns, &changes, host.origin, errors);
+        self.hosts.insert(Arc::clone(&host.name), netns);
+    }
+
+    /// Makes a pod's namespace and attaches it to its node (CNI ADD). A pod without node or address, or on the
+    /// host's network, gets none.
+    pub fn attach(&mut self, pod: &Pod, site: &Site, errors: &mut Vec<InstallError>) {
+        let node = pod
+            .node_name
+            .as_ref()
+            .and_then(|name| self.nodes.get(name).map(|m| (name, m)));
+        let Some((name, machine)) = node else { return };
+        if pod.spec.host_network || pod.pod_ips.is_empty() || pod.ended() {
+            return;
+        }
+        let (name, machine) = (name.clone(), machine.clone());
+        let overhead = site.cni.overhead(Family::V4);
+        let pod_net = PodNet {
+            name: pod.key.to_string().into(),
+            ips: pod.pod_ips.clone(),
+            mtu: machine.net.mtu_under(overhead),
+            origin: pod.origin,
+        };
+        let attachment = site.cni.attach(&machine.net, &pod_net);
+        let netns = self.cluster.add_netns(&format!("pod/{}", pod.key));
+        self.apply(machine.netns, &attachment.host, pod.origin, errors);
+        self.apply(netns, &attachment.pod, pod.origin, errors);
+        let dev = |id: NetnsId, name: &str| {
+            self.cluster
+                .netns(id)
+                .and_then(|n| n.device_named(name))
+                .map(|d| d.index)
+        };
+        let ends = (
+            dev(machine.netns, &attachment.host_dev),
+            dev(netns, &attachment.pod_dev),
+        );
+        if let (Some(host), Some(inside)) = ends {
+            let lane = Lane::default();
+            self.cluster
+                .plug((machine.netns, host), (netns, inside), WireKind::Veth, lane);
+        }
+        let attached = Attached {
+            netns,
+            node: name,
+            host_dev: attachment.host_dev,
+        };
+        self.pods.insert(pod.key.clone(), attached);
+    }
+
+    /// Removes a pod's namespace and its device on the node (CNI DEL).
+    pub fn detach(&mut self, pod: &ObjectKey) {
+        let Some(attached) = self.pods.remove(pod) else {
+            return;
+        };
+        self.cluster.remove_netns(attached.netns);
+        if let Some(machine) = self.nodes.get(&attached.node)
+            && let Some(node) = self.cluster.netns_mut(machine.netns)
+        {
+            let dev = attached.host_dev;
+            node.apply(&Change::DeleteLink { dev })
+                .expect("the device was made when the pod was");
+        }
+    }
+
+    /// Returns the namespace a pod's processes run in: its own, or its node's.
+    pub fn netns_of(&self, pod: &Pod) -> Option<NetnsId> {
+        if let Some(attached) = self.pods.get(&pod.key) {
+            return Some(attached.netns);
+        }
+        let on_host = pod.spec.host_network && !pod.ended();
+        let node = pod.node_name.as_ref().filter(|_| on_host)?;
+        self.nodes.get(node).map(|machine| machine.netns)
+    }
+}
+
+fn port_name(prefix: &str, n: usize) -> String {
+    format!("{prefix}{n}")
+}
+
+fn sysctl(name: &str, value: i64) -> Change {
+    Change::Sysctl {
+        name: name.into(),
+        value,
+    }
+}
+
+fn link(name: &str, mtu: u32, kind: NewLinkKind) -> Change {
+    Change::AddLink(NewLink {
+        name: name.into(),
+        mac: None,
+        mtu,
+        kind,
+    })
+}
+
+fn up(dev: &str) -> Change {
+    Change::SetUp {
+        dev: dev.into(),
+        up: true,
+    }
+}
+
+fn with_len(ip: IpAddr, subnet: IpNet) -> IpNet {
+    IpNet::new(ip, subnet.prefix_len()).unwrap_or_else(|_| host_net(ip))
+}
+
+fn addr(dev: &str, net: IpNet, origin: OriginId) -> Change {
+    Change::AddAddr {
+        dev: dev.into(),
+        net,
+        scope: Scope::Global,
+        origin,
+    }
+}
+
+fn on_link(to: IpAddr, dev: &str, origin: OriginId) -> NewRoute {
+    NewRoute {
+        kind: RouteKind::Unicast,
+        dst: host_net(to),
+        gateway: None,
+        dev: Some(dev.into()),
+        src: None,
+        metric: 0,
+        scope: Scope::Link,
+        onlink: false,
+        mtu: None,
+        origin,
+    }
+}
+
+fn default_via(router: IpAddr) -> Change {
+    Change::AddRoute(NewRoute {
+        dst: Family::of(router).any(),
+        gateway: Some(router),
+        scope: Scope::Global,
+        dev: None,
+        ..on_link(router, UPLINK, OriginId::NONE)
+    })
+}

@@ -2,10 +2,13 @@
 //! `controllers` of the simulator decide that). File names are component names.
 //!
 //! Reading order: [`workloads`] (controllers make pods), [`scheduler`] (pods get nodes), [`ipam`] (nodes and pods
-//! get addresses), [`cni`] (what a plugin leaves behind), [`dns`] (names).
+//! get addresses), [`cni`] (what a plugin leaves behind), [`endpoints`] (Services get pods), [`proxy`] (rules for Services),
+//! [`dns`] (names).
 
 pub mod workloads;
 pub mod scheduler;
 pub mod ipam;
 pub mod cni;
+pub mod endpoints;
+pub mod proxy;
 pub mod dns;

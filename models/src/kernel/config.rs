@@ -3,6 +3,7 @@
 //! Everything programmed into a namespace goes through here, so that the same list can be applied to a simulated
 //! namespace, printed as commands, or carried out on a real machine.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use ipnet::IpNet;
 
 use super::link::{PortFlags, Scope};
 use super::netfilter::chain::{ChainPolicy, Rule, Table};
+use super::netfilter::save::rule_line;
 use crate::base::{Family, Mac, OriginId};
 
 /// One change. Devices are named, as on a command line.
@@ -253,4 +255,178 @@ pub enum ConfigError {
     /// No such chain.
     #[error("iptables: No chain/target/match by that name ({0})")]
     NoChain(Arc<str>),
+}
+
+impl fmt::Display for Change {
+    /// The command line that makes the change on a real machine.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddLink(link) => write!(f, "{link}"),
+            Self::DeleteLink { dev } => write!(f, "ip link del {dev}"),
+            Self::SetUp { dev, up } => {
+                write!(f, "ip link set {dev} {}", if *up { "up" } else { "down" })
+            }
+            Self::SetMtu { dev, mtu } => write!(f, "ip link set {dev} mtu {mtu}"),
+            Self::SetMaster { dev, master } => match master {
+                Some(bridge) => write!(f, "ip link set {dev} master {bridge}"),
+                None => write!(f, "ip link set {dev} nomaster"),
+            },
+            Self::SetPort { dev, flags } => {
+                let on = |flag| if flag { "on" } else { "off" };
+                let (hairpin, isolated) = (on(flags.hairpin), on(flags.isolated));
+                write!(
+                    f,
+                    "bridge link set dev {dev} hairpin {hairpin} isolated {isolated}"
+                )
+            }
+            Self::AddAddr {
+                dev, net, scope, ..
+            } => {
+                write!(f, "ip addr add {net} dev {dev}{}", scope_words(*scope))
+            }
+            Self::DeleteAddr { dev, net } => write!(f, "ip addr del {net} dev {dev}"),
+            Self::AddRoute(route) => write!(f, "{route}"),
+            Self::DeleteRoute { dst, metric } => {
+                write!(f, "{} route del {dst}", ip_tool(Family::of_net(*dst)))?;
+                match metric {
+                    0 => Ok(()),
+                    metric => write!(f, " metric {metric}"),
+                }
+            }
+            Self::SetNeighbour { dev, addr, mac, .. } => {
+                write!(
+                    f,
+                    "ip neigh replace {addr} lladdr {mac} dev {dev} nud permanent"
+                )
+            }
+            Self::DeleteNeighbour { dev, addr } => write!(f, "ip neigh del {addr} dev {dev}"),
+            Self::AddFdb { dev, mac, dst } => {
+                write!(
+                    f,
+                    "bridge fdb append {mac} dev {dev} dst {dst} self permanent"
+                )
+            }
+            Self::DeleteFdb { dev, mac } => write!(f, "bridge fdb del {mac} dev {dev} self"),
+            Self::Sysctl { name, value } => write!(f, "sysctl -w {name}={value}"),
+            Self::Chain {
+                family,
+                table,
+                chain,
+                policy,
+            } => {
+                write!(f, "{} -t {} ", iptables_tool(*family), table.name())?;
+                match policy {
+                    None => write!(f, "-N {chain}"),
+                    Some(ChainPolicy::Accept) => write!(f, "-P {chain} ACCEPT"),
+                    Some(ChainPolicy::Drop) => write!(f, "-P {chain} DROP"),
+                }
+            }
+            Self::Rule {
+                family,
+                table,
+                chain,
+                at,
+                rule,
+            } => {
+                let line = rule_line(chain, rule, *family);
+                let line = match (at, line.strip_prefix(&format!("-A {chain}"))) {
+                    (Some(at), Some(rest)) => format!("-I {chain} {}{rest}", at + 1),
+                    (Some(_) | None, _) => line,
+                };
+                write!(f, "{} -t {} {line}", iptables_tool(*family), table.name())
+            }
+        }
+    }
+}
+
+impl fmt::Display for NewLink {
+    /// `ip link add …`; a network card is there already, so its line is a remark.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind == NewLinkKind::Physical {
+            return write!(f, "# {} mtu {} is a network card", self.name, self.mtu);
+        }
+        write!(f, "ip link add {}", self.name)?;
+        if let Some(mac) = self.mac {
+            write!(f, " address {mac}")?;
+        }
+        write!(f, " mtu {} type ", self.mtu)?;
+        match &self.kind {
+            NewLinkKind::Veth => f.write_str("veth"),
+            NewLinkKind::Dummy => f.write_str("dummy"),
+            NewLinkKind::Bridge => f.write_str("bridge"),
+            NewLinkKind::Physical => Ok(()),
+            NewLinkKind::Vxlan {
+                vni,
+                local,
+                dstport,
+                dev,
+                learning,
+            } => {
+                write!(f, "vxlan id {vni} local {local} dstport {dstport}")?;
+                if let Some(dev) = dev {
+                    write!(f, " dev {dev}")?;
+                }
+                f.write_str(if *learning { "" } else { " nolearning" })
+            }
+        }
+    }
+}
+
+impl fmt::Display for NewRoute {
+    /// `ip route add …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            RouteKind::Unicast => "",
+            RouteKind::Local => "local ",
+            RouteKind::Broadcast => "broadcast ",
+            RouteKind::Blackhole => "blackhole ",
+            RouteKind::Unreachable => "unreachable ",
+            RouteKind::Prohibit => "prohibit ",
+        };
+        write!(
+            f,
+            "{} route add {kind}{}",
+            ip_tool(Family::of_net(self.dst)),
+            self.dst
+        )?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        if let Some(dev) = &self.dev {
+            write!(f, " dev {dev}")?;
+        }
+        if let Some(src) = self.src {
+            write!(f, " src {src}")?;
+        }
+        if self.metric != 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        f.write_str(scope_words(self.scope))?;
+        if let Some(mtu) = self.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        f.write_str(if self.onlink { " onlink" } else { "" })
+    }
+}
+
+const fn scope_words(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Global => "",
+        Scope::Link => " scope link",
+        Scope::Host => " scope host",
+    }
+}
+
+const fn ip_tool(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip -6",
+    }
+}
+
+const fn iptables_tool(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
 }

@@ -1,0 +1,13 @@
+//! Tests across modules: what a packet does between namespaces, and the shape of the crate.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+mod floors;
+mod harness;
+mod kernel_path;
+mod route_laws;
+mod show;

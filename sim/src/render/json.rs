@@ -57,11 +57,7 @@ impl StepJson {
             packet: step.packet.as_ref().map(ToString::to_string),
             step: words::say(step).sentence(),
             decided_by: step.by.as_ref().map(words::decider),
-            origin: step
-                .by
-                .as_ref()
-                .and_then(|by| names.origin_text(by.origin))
-                .map(str::to_owned),
+            origin: step.by.as_ref().and_then(|by| names.origin_text(by.origin)),
             code: step
                 .action
                 .ends_with()

@@ -359,7 +359,12 @@ pub(crate) mod tests {
         names.name_netns(NetnsId(2), Some("node-b"), "pod/shop/cart-0");
         names.name_device(NetnsId(0), DevIndex(2), "eth0");
         names.name_device(NetnsId(0), DevIndex(3), "vethf3a1");
-        let origin = names.origin("shop.yaml:40");
+        let origin = names.origins.add(crate::source::Origin {
+            source: "shop.yaml".into(),
+            line: 40,
+            column: 1,
+            object: "Service/shop/cart".into(),
+        });
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let head = |dst: &str| Head::Ip {
             id: PacketId(4),
@@ -537,5 +542,25 @@ pub(crate) mod tests {
             styled = styled.replace(&format!("\x1b[{code}m"), "");
         }
         assert_eq!(styled, plain);
+    }
+
+    #[test]
+    fn the_page_about_traces_has_every_code() {
+        const PAGE: &str = include_str!("../../../docs/trace.md");
+        let rows: Vec<&str> = PAGE
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .collect();
+        for code in Code::ALL {
+            let row = format!("{}` | {} |", code.name(), code.page().meaning);
+            assert!(
+                rows.iter().any(|line| line.starts_with(&row)),
+                "docs/trace.md lacks {code}"
+            );
+        }
+        for code in crate::problem::ProblemCode::ALL {
+            let row = format!("{}` | {} |", code.name(), code.meaning());
+            assert!(rows.contains(&row.as_str()), "docs/trace.md lacks {code}");
+        }
     }
 }

@@ -406,6 +406,35 @@ Scenario(
     }
 
     #[test]
+    fn the_page_about_the_language_is_true() {
+        const PAGE: &str = include_str!("../../../docs/scenario.md");
+        let examples = PAGE
+            .split("```ron\n")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next());
+        for example in examples {
+            read("docs/scenario.md", example).unwrap_or_else(|_| panic!("{}", problems(example)));
+        }
+        let types = [include_str!("file.rs"), include_str!("expect.rs")].concat();
+        let field = |line: &str| {
+            let (name, _) = line.trim().strip_suffix(',')?.split_once(": ")?;
+            let name = name.strip_prefix("pub ").unwrap_or(name);
+            let plain = name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            (plain && !["spans", "lasts"].contains(&name)).then(|| name.to_owned())
+        };
+        let fields: Vec<String> = types.lines().filter_map(field).collect();
+        assert!(fields.len() > 60, "{fields:?}");
+        let words = arguments::NAMES.iter().map(|(word, _)| (*word).to_owned());
+        for wanted in fields.into_iter().chain(words) {
+            let mut found = PAGE.split(|c: char| !c.is_alphanumeric() && c != '_');
+            assert!(
+                found.any(|word| word == wanted),
+                "docs/scenario.md lacks `{wanted}`"
+            );
+        }
+    }
+
+    #[test]
     fn a_heading_is_a_question_and_its_answer() {
         let heading = heading(ALL.trim_start());
         assert_eq!(

@@ -51,10 +51,8 @@ pub fn first_difference<'a>(
 /// Whether two records say the same.
 fn same(a: &Record, a_names: &Names, b: &Record, b_names: &Names) -> bool {
     let (a_by, b_by) = (a.step.by.as_ref(), b.step.by.as_ref());
-    let origin = |by: Option<&Decider>, names: &Names| {
-        by.and_then(|by| names.origin_text(by.origin))
-            .map(str::to_owned)
-    };
+    let origin =
+        |by: Option<&Decider>, names: &Names| by.and_then(|by| names.origin_text(by.origin));
     (a.at, a.seq, a.cause) == (b.at, b.seq, b.cause)
         && a.place.stage == b.place.stage
         && a_names.node_at(&a.place) == b_names.node_at(&b.place)

@@ -46,7 +46,7 @@ impl Fingerprint {
         if let Some(by) = &record.step.by {
             self.value(&by.kind);
             self.text(&by.text);
-            self.text(names.origin_text(by.origin).unwrap_or_default());
+            self.text(&names.origin_text(by.origin).unwrap_or_default());
         }
         self.bytes(b"\n");
     }

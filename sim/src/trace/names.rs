@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use podwire_models::base::{FxIndexSet, OriginId};
+use podwire_models::base::OriginId;
 use podwire_models::wire::{DevIndex, NetnsId, Place};
+
+use crate::source::OriginTable;
 
 /// Names of everything a record refers to by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     netns: BTreeMap<NetnsId, NetnsName>,
     devices: BTreeMap<(NetnsId, DevIndex), Arc<str>>,
-    origins: FxIndexSet<Arc<str>>,
+    /// Places in inputs.
+    pub origins: OriginTable,
 }
 
 /// What a network namespace is called.
@@ -40,18 +43,6 @@ impl Names {
         self.devices.insert((id, dev), name.into());
     }
 
-    /// Returns the number of a place in some input, such as `shop.yaml:40`.
-    ///
-    /// # Panics
-    /// If there are more than 2^32 places.
-    pub fn origin(&mut self, place: &str) -> OriginId {
-        let position = match self.origins.get_index_of(place) {
-            Some(known) => known,
-            None => self.origins.insert_full(place.into()).0,
-        };
-        OriginId(u32::try_from(position).expect("inputs have fewer than 2^32 lines"))
-    }
-
     /// Returns the name of a namespace.
     pub fn netns(&self, id: NetnsId) -> Option<&NetnsName> {
         self.netns.get(&id)
@@ -62,14 +53,9 @@ impl Names {
         self.devices.get(&(id, dev)).map(|name| &**name)
     }
 
-    /// Returns which place in some input a number means.
-    pub fn origin_text(&self, origin: OriginId) -> Option<&str> {
-        if origin.is_none() {
-            return None;
-        }
-        self.origins
-            .get_index(origin.0 as usize)
-            .map(|text| &**text)
+    /// Returns which place in some input a number means: `shop.yaml:40`.
+    pub fn origin_text(&self, origin: OriginId) -> Option<String> {
+        self.origins.get(origin).map(ToString::to_string)
     }
 
     /// Returns the machine of a place.
@@ -85,20 +71,5 @@ impl Names {
     /// Returns the device of a place.
     pub fn device_at(&self, place: &Place) -> Option<&str> {
         self.device(place.netns?, place.dev?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn origins_are_numbered_once() {
-        let mut names = Names::default();
-        let first = names.origin("shop.yaml:40");
-        assert_eq!(names.origin("shop.yaml:41"), OriginId(1));
-        assert_eq!(names.origin("shop.yaml:40"), first);
-        assert_eq!(names.origin_text(first), Some("shop.yaml:40"));
-        assert_eq!(names.origin_text(OriginId::NONE), None);
     }
 }

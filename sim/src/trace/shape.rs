@@ -129,4 +129,36 @@ mod tests {
         let own = check(&trace(&[(1, 0, Some(0))])).unwrap_err();
         assert_eq!(own, ShapeError::CauseNotEarlier { seq: 0, cause: 0 });
     }
+
+    #[test]
+    fn packets_must_end() {
+        let packet = |id| Head::Ip {
+            id: PacketId(id),
+            src: "10.0.0.1".parse().unwrap(),
+            dst: "10.0.0.2".parse().unwrap(),
+            ttl: 64,
+            len: 28,
+            transport: podwire_models::wire::Transport::Udp(podwire_models::wire::Udp::default()),
+            says: None,
+        };
+        let mut trace = trace(&[(1, 0, None), (1, 1, None), (2, 2, Some(0))]);
+        let steps = [
+            (1, Action::Sent),
+            (2, Action::Sent),
+            (
+                1,
+                Action::Dropped {
+                    code: podwire_models::wire::Code::LinkDown,
+                },
+            ),
+        ];
+        for (record, (id, action)) in trace.records.iter_mut().zip(steps) {
+            record.step = Step {
+                packet: Some(packet(id)),
+                action,
+                by: None,
+            };
+        }
+        assert_eq!(unfinished(&trace), [PacketId(2)]);
+    }
 }

@@ -11,3 +11,8 @@ mod harness;
 mod kernel_path;
 mod route_laws;
 mod show;
+mod nf;
+mod nat_laws;
+mod save_laws;
+mod track_facts;
+mod walk_facts;

@@ -533,6 +533,7 @@ impl TcpTrack {
         )
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what the kernel's handler gets")]
     /// Takes one segment (`nf_conntrack_tcp_packet`). `fresh` tells the segment that made the entry.
     fn segment(
         &mut self,

@@ -13,6 +13,7 @@ pub mod recent;
 mod walk;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use crate::base::{Dice, Family, FxIndexMap};
@@ -61,7 +62,7 @@ pub(super) struct Live {
 #[derive(Clone, Debug)]
 pub struct Rules {
     family: Family,
-    rules: Ruleset,
+    source: Ruleset,
     index: BTreeMap<Table, TableIndex>,
     needs_conntrack: bool,
 }
@@ -201,11 +202,11 @@ impl Rules {
     pub fn new(family: Family, rules: Ruleset) -> Result<Self, ConfigError> {
         let mut this = Self {
             family,
-            rules,
+            source: rules,
             index: BTreeMap::new(),
             needs_conntrack: false,
         };
-        let tables: Vec<Table> = this.rules.tables.keys().copied().collect();
+        let tables: Vec<Table> = this.source.tables.keys().copied().collect();
         for table in tables {
             this.index_table(table)?;
         }
@@ -215,11 +216,11 @@ impl Rules {
 
     /// Returns the rules as data.
     pub const fn ruleset(&self) -> &Ruleset {
-        &self.rules
+        &self.source
     }
 
     fn index_table(&mut self, table: Table) -> Result<(), ConfigError> {
-        let Some(rules) = self.rules.tables.get(&table) else {
+        let Some(rules) = self.source.tables.get(&table) else {
             return Ok(());
         };
         let mut index = TableIndex::default();
@@ -242,7 +243,7 @@ impl Rules {
     }
 
     fn note_conntrack(&mut self) {
-        let chains = self.rules.tables.values().flat_map(|t| t.chains.values());
+        let chains = self.source.tables.values().flat_map(|t| t.chains.values());
         self.needs_conntrack = chains
             .flat_map(|chain| &chain.rules)
             .any(Rule::needs_conntrack);
@@ -304,7 +305,7 @@ impl Netfilter {
 
     /// Returns how many packets matched a rule since [`Self::count_matches`].
     pub fn matched(&self, family: Family, table: Table, chain: &str, position: u32) -> u64 {
-        let rules = self.rules(family).and_then(|r| r.rules.tables.get(&table));
+        let rules = self.rules(family).and_then(|r| r.source.tables.get(&table));
         let chain = rules
             .and_then(|t| t.chains.get_index_of(chain))
             .and_then(|n| u32::try_from(n).ok());
@@ -381,7 +382,7 @@ impl Netns {
         let rules = netfilter.rules_mut(family).get_or_insert_with(|| {
             Arc::new(Rules {
                 family,
-                rules: Ruleset::default(),
+                source: Ruleset::default(),
                 index: BTreeMap::new(),
                 needs_conntrack: false,
             })
@@ -404,7 +405,7 @@ impl Netns {
     ) -> Result<(), ConfigError> {
         self.edit_rules(family, |rules| {
             rules.use_table(table);
-            let chains = &mut rules.rules.tables.entry(table).or_default().chains;
+            let chains = &mut rules.source.tables.entry(table).or_default().chains;
             match (chains.get_mut(name), policy) {
                 (Some(chain), Some(_)) if chain.policy.is_some() => chain.policy = policy,
                 (Some(_), _) => {
@@ -435,7 +436,7 @@ impl Netns {
         self.edit_rules(family, |rules| {
             rules.use_table(table);
             let needs = rule.needs_conntrack();
-            let all = rules.rules.tables.entry(table).or_default();
+            let all = rules.source.tables.entry(table).or_default();
             let jump = jump_of(all, &rule)?;
             let Some((n, _, chain)) = all.chains.get_full_mut(name) else {
                 return Err(ConfigError::NoChain(Arc::clone(name)));
@@ -467,7 +468,7 @@ impl Netns {
         rule: &Rule,
     ) -> Result<(), ConfigError> {
         self.edit_rules(family, |rules| {
-            let chains = rules.rules.tables.get_mut(&table).map(|t| &mut t.chains);
+            let chains = rules.source.tables.get_mut(&table).map(|t| &mut t.chains);
             let Some(chain) = chains.and_then(|chains| chains.get_mut(name)) else {
                 return Err(ConfigError::NoChain(Arc::clone(name)));
             };
@@ -505,7 +506,7 @@ impl Netns {
         self.edit_rules(family, |rules| {
             let mut next = rules.clone();
             next.use_table(table);
-            let all = &mut next.rules.tables.entry(table).or_default().chains;
+            let all = &mut next.source.tables.entry(table).or_default().chains;
             for (name, rules) in chains {
                 all.entry(name).or_default().rules = rules;
             }
@@ -566,8 +567,8 @@ impl Netns {
 impl Rules {
     /// Makes a table exist.
     fn use_table(&mut self, table: Table) {
-        if !self.rules.tables.contains_key(&table) {
-            self.rules.tables.insert(table, TableRules::builtin(table));
+        if let Entry::Vacant(place) = self.source.tables.entry(table) {
+            place.insert(TableRules::builtin(table));
             // Built-in chains are empty, so no jump can fail.
             let _ = self.index_table(table);
         }

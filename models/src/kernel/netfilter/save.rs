@@ -149,14 +149,11 @@ fn nat_text(option: &str, range: &NatRange) -> String {
         } else {
             format!("{first}-{last}")
         };
-        text += &if brackets {
-            format!("[{addrs}]")
-        } else {
-            addrs
-        };
+        let (open, close) = if brackets { ("[", "]") } else { ("", "") };
+        text.extend([open, &addrs, close]);
     }
     if let Some(ports) = range.ports {
-        text += &format!(":{}", dashed(ports));
+        text.extend([":", &dashed(ports)]);
     }
     text += random_text(range.random);
     if range.persistent {
@@ -178,8 +175,8 @@ fn dashed(ports: PortRange) -> String {
     }
 }
 
-fn coloned(ports: &PortRange) -> String {
-    dashed(*ports).replace('-', ":")
+fn coloned(ports: PortRange) -> String {
+    dashed(ports).replace('-', ":")
 }
 
 /// Names of `--reject-with`, IPv4.
@@ -296,7 +293,7 @@ fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: &T) -> &'static str
         .map_or("", |(name, _)| name)
 }
 
-fn ct_states(states: &CtStates) -> String {
+fn ct_states(states: CtStates) -> String {
     let names: Vec<_> = CT_STATES
         .iter()
         .filter(|(_, state)| states.intersects(*state))
@@ -318,7 +315,7 @@ fn tcp_flags(bits: u8) -> String {
     }
 }
 
-fn mark_text(mark: &MarkMask) -> String {
+fn mark_text(mark: MarkMask) -> String {
     if mark.mask == u32::MAX {
         format!("0x{:x}", mark.value)
     } else {
@@ -389,8 +386,8 @@ impl Words {
     }
 
     fn ports(&mut self, sport: Option<&Not<PortRange>>, dport: Option<&Not<PortRange>>) {
-        self.inverted("--sport", sport, coloned);
-        self.inverted("--dport", dport, coloned);
+        self.inverted("--sport", sport, |p| coloned(*p));
+        self.inverted("--dport", dport, |p| coloned(*p));
     }
 
     fn extension(&mut self, m: &Match, family: Family) {
@@ -434,25 +431,25 @@ impl Words {
                     PortEnd::Either => "--ports",
                 };
                 self.inverted(option, Some(ports), |ports| {
-                    let each: Vec<_> = ports.iter().map(coloned).collect();
+                    let each: Vec<_> = ports.iter().copied().map(coloned).collect();
                     each.join(",")
                 });
             }
             Match::Mark(mark) => {
                 self.add("-m mark");
-                self.inverted("--mark", Some(mark), mark_text);
+                self.inverted("--mark", Some(mark), |m| mark_text(*m));
             }
             Match::Connmark(mark) => {
                 self.add("-m connmark");
-                self.inverted("--mark", Some(mark), mark_text);
+                self.inverted("--mark", Some(mark), |m| mark_text(*m));
             }
             Match::CtState(states) => {
                 self.add("-m conntrack");
-                self.inverted("--ctstate", Some(states), ct_states);
+                self.inverted("--ctstate", Some(states), |s| ct_states(*s));
             }
             Match::CtOrigDstPort(port) => {
                 self.add("-m conntrack");
-                self.inverted("--ctorigdstport", Some(port), coloned);
+                self.inverted("--ctorigdstport", Some(port), |p| coloned(*p));
             }
             Match::CtOrigDst(net) => {
                 self.add("-m conntrack");

@@ -178,7 +178,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     fn chain_at(&self, table: Table, n: u32) -> Option<(&'w str, &'w Chain)> {
         let rules = self.rules;
         let (name, chain) = rules
-            .rules
+            .source
             .tables
             .get(&table)?
             .chains
@@ -189,7 +189,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     /// Goes through one chain.
     fn chain(&mut self, table: Table, n: u32) -> Flow {
         let rules = self.rules;
-        let found = rules.rules.tables.get(&table);
+        let found = rules.source.tables.get(&table);
         let Some((name, chain)) = found.and_then(|t| t.chains.get_index(n as usize)) else {
             return Flow::Back;
         };
@@ -279,8 +279,8 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 self.connmark(*op);
                 None
             }
-            Target::Dnat(range) => self.set_up(Manip::Destination, range, None),
-            Target::Snat(range) => self.set_up(Manip::Source, range, None),
+            Target::Dnat(range) => Some(self.set_up(Manip::Destination, range, None)),
+            Target::Snat(range) => Some(self.set_up(Manip::Source, range, None)),
             Target::Masquerade { ports, random } => {
                 let out = self.skb.out_dev?;
                 if self.skb.packet.src.is_unspecified() {
@@ -296,7 +296,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                     random: *random,
                     persistent: false,
                 };
-                self.set_up(Manip::Source, &range, Some(out))
+                Some(self.set_up(Manip::Source, &range, Some(out)))
             }
             Target::Redirect { ports, random } => {
                 let Some(to) = self.redirect_address() else {
@@ -308,7 +308,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                     random: *random,
                     persistent: false,
                 };
-                self.set_up(Manip::Destination, &range, None)
+                Some(self.set_up(Manip::Destination, &range, None))
             }
             Target::Notrack => Some(Flow::Untracked),
             Target::Log { .. } => None,
@@ -475,16 +475,11 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     }
 
     /// A nat target: chooses the translation, and ends the table.
-    fn set_up(
-        &mut self,
-        manip: Manip,
-        range: &NatRange,
-        masquerade: Option<DevIndex>,
-    ) -> Option<Flow> {
-        Some(match self.set_up_with(manip, range, masquerade) {
+    fn set_up(&mut self, manip: Manip, range: &NatRange, masquerade: Option<DevIndex>) -> Flow {
+        match self.set_up_with(manip, range, masquerade) {
             Ok(()) => Flow::Accept,
             Err(ending) => Flow::End(ending),
-        })
+        }
     }
 
     fn set_up_with(
@@ -771,7 +766,8 @@ impl Probability {
             return Ratio::ZERO;
         }
         let n = (Self::ONE + stored / 2) / stored;
-        let whole = u32::try_from(n).is_ok_and(|n| Self::one_of(n) == self);
+        // Beyond this, several n are stored alike.
+        let whole = u32::try_from(n).is_ok_and(|n| n <= 32_768 && Self::one_of(n) == self);
         if whole {
             Ratio::new(1, n)
         } else {

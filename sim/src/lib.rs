@@ -1,7 +1,8 @@
 //! podwire: a deterministic simulator of Kubernetes cluster networks. When things happen, and who gets to see it;
 //! what happens is the business of `podwire-models`.
 //!
-//! Floors, bottom-up: [`engine`] (discrete events and chance), [`trace`] (what happened), then what reads and
+//! Floors, bottom-up: [`engine`] (discrete events and chance), [`trace`] (what happened), [`traffic`] (clients and
+//! servers), then what reads and
 //! writes files: [`scenario`], [`render`]. [`problem`] is how the user is told that an input is wrong,
 //! [`source`] how models remember places in inputs.
 
@@ -11,4 +12,5 @@ pub mod engine;
 pub mod trace;
 pub mod manifest;
 pub mod render;
+pub mod traffic;
 pub mod scenario;

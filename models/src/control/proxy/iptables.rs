@@ -8,7 +8,7 @@
 //! Chains come sorted by name, as `iptables-save` prints them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use data_encoding::BASE32;
@@ -42,7 +42,10 @@ const CANARY: &str = "KUBE-PROXY-CANARY";
 
 /// Returns all rules kube-proxy writes on a node for the family of the view.
 pub fn ruleset(view: &ServiceView, node: &NodeView, flags: &Flags, version: Version) -> Ruleset {
+    let nodeport_nets = nodeport_nets(view.family, node, flags);
     let mut writer = Writer {
+        localhost_nodeports: localhost_nodeports(view.family, nodeport_nets.as_deref(), flags),
+        nodeport_nets,
         family: view.family,
         node,
         flags,
@@ -89,6 +92,27 @@ pub fn one_in(n: u64) -> Probability {
 }
 
 type Chains = BTreeMap<Arc<str>, Vec<Rule>>;
+
+/// Which addresses take node port traffic (`NewNodePortAddresses`); a family without a range of its own takes all.
+fn nodeport_nets(family: Family, node: &NodeView, flags: &Flags) -> Option<Vec<IpNet>> {
+    let nets: Vec<IpNet> = match &flags.nodeport_addresses {
+        NodePortAddresses::All => return None,
+        NodePortAddresses::Primary => node.ips.iter().copied().map(host_net).collect(),
+        NodePortAddresses::Within(nets) => nets.clone(),
+    };
+    let nets: Vec<IpNet> = nets
+        .into_iter()
+        .filter(|net| Family::of_net(*net) == family)
+        .collect();
+    let all = nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0);
+    (!all).then_some(nets)
+}
+
+/// Only IPv4 can lead loopback traffic elsewhere, and only if its node port addresses include loopback.
+fn localhost_nodeports(family: Family, nets: Option<&[IpNet]>, flags: &Flags) -> bool {
+    let included = nets.is_none_or(|nets| nets.iter().any(|net| net.addr().is_loopback()));
+    family == Family::V4 && flags.localhost_nodeports && included
+}
 
 /// How traffic of local pods is told apart; nothing where the mode cannot.
 #[derive(Clone, Debug)]
@@ -145,6 +169,10 @@ struct Writer<'a> {
     mark: u32,
     comments: bool,
     detector: Detector,
+    /// Ranges of addresses that take node port traffic; `None` is all.
+    nodeport_nets: Option<Vec<IpNet>>,
+    /// Whether loopback addresses take node port traffic.
+    localhost_nodeports: bool,
     filter: Chains,
     nat: Chains,
 }
@@ -189,9 +217,8 @@ impl Writer<'_> {
         );
         let forwarding = ("kubernetes forwarding rules", FORWARD, false);
         let portals = ("kubernetes service portals", SERVICES, true);
-        let loopback = self.family == Family::V4 && self.flags.localhost_nodeports;
         self.filter.entry(FIREWALL.into()).or_default();
-        if loopback {
+        if self.localhost_nodeports {
             let block = Rule {
                 source: Some(Not::except(loopback_net())),
                 destination: Some(Not::is(loopback_net())),
@@ -289,35 +316,25 @@ impl Writer<'_> {
             destination: Some(Not::is(host_net(addr))),
             ..commented(comment, jump(NODEPORTS))
         };
-        let addresses: Vec<IpAddr> = match &self.flags.nodeport_addresses {
-            NodePortAddresses::All => {
-                let mut rule = commented(comment, jump(NODEPORTS));
-                rule.matches.push(local_destination());
-                rule.destination = match self.family {
-                    Family::V6 => Some(Not::except(host_net(std::net::Ipv6Addr::LOCALHOST.into()))),
-                    Family::V4 if self.flags.localhost_nodeports => None,
-                    Family::V4 => Some(Not::except(loopback_net())),
-                };
-                self.nat(SERVICES, rule);
-                return;
-            }
-            NodePortAddresses::Primary => self.node.ip(self.family).into_iter().collect(),
-            NodePortAddresses::Within(nets) => {
-                let listed = |ip: &&IpAddr| nets.iter().any(|net| net.contains(*ip));
-                self.node
-                    .local_addresses
-                    .iter()
-                    .filter(listed)
-                    .copied()
-                    .collect()
-            }
+        let Some(nets) = &self.nodeport_nets else {
+            let mut rule = commented(comment, jump(NODEPORTS));
+            rule.matches.push(local_destination());
+            rule.destination = match self.family {
+                Family::V6 => Some(Not::except(host_net(Ipv6Addr::LOCALHOST.into()))),
+                Family::V4 if self.localhost_nodeports => None,
+                Family::V4 => Some(Not::except(loopback_net())),
+            };
+            self.nat(SERVICES, rule);
+            return;
         };
+        let takes = |addr: &&IpAddr| {
+            nets.iter().any(|net| net.contains(*addr))
+                && (self.localhost_nodeports || !addr.is_loopback())
+        };
+        let local = &self.node.local_addresses;
+        let addresses: Vec<IpAddr> = local.iter().filter(takes).copied().collect();
         for addr in addresses {
-            let blocked = addr.is_loopback()
-                && (self.family == Family::V6 || !self.flags.localhost_nodeports);
-            if Family::of(addr) == self.family && !blocked {
-                self.nat(SERVICES, to(addr));
-            }
+            self.nat(SERVICES, to(addr));
         }
     }
 
@@ -540,9 +557,7 @@ impl<'w, 'a, 'p> ServiceWriter<'w, 'a, 'p> {
         };
         if self.endpoints.any {
             let rule = self.dport(self.rule(&self.name, jump(&self.chains.external)), number);
-            let counted = self.to.version >= Version::V1_32
-                && self.to.family == Family::V4
-                && self.to.flags.localhost_nodeports;
+            let counted = self.to.version >= Version::V1_32 && self.to.localhost_nodeports;
             if counted {
                 let mut counting = rule.clone();
                 counting.destination = Some(Not::is(loopback_net()));

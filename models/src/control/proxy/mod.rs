@@ -33,6 +33,10 @@ pub enum Version {
 }
 
 /// Flags of kube-proxy that shape its rules, with its defaults.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "one field per flag, as kube-proxy has them"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flags {
     /// `--cluster-cidr`, at most one per family.

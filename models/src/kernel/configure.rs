@@ -79,7 +79,12 @@ impl Netns {
             Change::AddLink(link) => self.add_link(link),
             Change::DeleteLink { dev } => self.delete_link(dev),
             Change::SetUp { dev, up } => {
-                self.named_mut(dev)?.up = *up;
+                let device = self.named_mut(dev)?;
+                device.up = *up;
+                let index = device.index;
+                if let Some(conntrack) = self.conntrack.as_mut().filter(|_| !up) {
+                    conntrack.flush_masquerade(index);
+                }
                 Ok(())
             }
             Change::SetMtu { dev, mtu } => {

@@ -252,3 +252,87 @@ fn an_error_about_an_unconfirmed_connection_is_translated_back() {
         Transport::Icmp(Icmp::Error { .. })
     ));
 }
+
+#[test]
+fn ipv6_translates_alike() {
+    let mut router = Router::new("");
+    let text = rules(
+        "-A PREROUTING -d fd00:10::5/128 -p udp -m udp --dport 53 -j DNAT --to-destination [fd00:2::2]:5353",
+        "-A POSTROUTING -o eth0 -j MASQUERADE --random-fully",
+    );
+    router
+        .netns
+        .load_rules(Family::V6, text.parse().unwrap())
+        .unwrap();
+    let sent = udp("fd00:1::2", 40000, "fd00:10::5", 53);
+    let passed = router.out(sent.clone()).unwrap().packet;
+    assert_eq!(
+        (passed.src, passed.dst),
+        (ip("fd00:50::1"), ip("fd00:2::2"))
+    );
+    let back = router.back(answer(&passed)).unwrap().packet;
+    assert_eq!(tuple(&back), tuple(&answer(&sent)));
+    assert_eq!(
+        router
+            .out(udp("10.244.1.2", 1, "8.8.8.8", 2))
+            .unwrap()
+            .packet
+            .src,
+        ip("10.244.1.2"),
+        "the other family has no rules"
+    );
+}
+
+#[test]
+fn a_local_process_is_redirected_and_hears_from_whom_it_called() {
+    let mut router = Router::new(&rules(
+        "-A OUTPUT -d 10.96.0.20/32 -p udp -j REDIRECT --to-ports 5353",
+        "",
+    ));
+    let sent = udp("192.168.50.1", 40000, "10.96.0.20", 53);
+    let mut skb = Skb::new(sent.clone());
+    skb.out_dev = Some(router.eth0);
+    for hook in [Hook::Output, Hook::Postrouting] {
+        assert_eq!(router.hook(hook, &mut skb), NfVerdict::Accept);
+    }
+    assert_eq!(tuple(&skb.packet).dport, 5353);
+    assert_eq!(skb.packet.dst, ip("127.0.0.1"));
+    // In again by lo: nothing is translated twice.
+    let arrived = skb.packet.clone();
+    for hook in [Hook::Prerouting, Hook::Input] {
+        assert_eq!(router.hook(hook, &mut skb), NfVerdict::Accept);
+    }
+    assert_eq!(skb.packet, arrived);
+    let mut reply = Skb::new(answer(&arrived));
+    for hook in [Hook::Output, Hook::Postrouting] {
+        assert_eq!(router.hook(hook, &mut reply), NfVerdict::Accept);
+    }
+    assert_eq!(tuple(&reply.packet), tuple(&answer(&sent)));
+}
+
+#[test]
+fn a_link_that_goes_down_forgets_its_masquerading() {
+    use podwire_models::kernel::config::Change;
+    let mut router = Router::new(&rules("", MASQUERADE));
+    router.out(udp("10.244.1.2", 5, "8.8.8.8", 9)).unwrap();
+    let down = |dev: &str| Change::SetUp {
+        dev: dev.into(),
+        up: false,
+    };
+    router.netns.apply(&down("cni0")).unwrap();
+    assert_ne!(router.list(), "");
+    router.netns.apply(&down("eth0")).unwrap();
+    assert_eq!(router.list(), "");
+}
+
+#[test]
+fn untracked_packets_are_not_translated() {
+    let mut router = Router::new(&format!(
+        "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 10.244.1.3/32 -j CT --notrack\nCOMMIT\n{}",
+        rules("", MASQUERADE)
+    ));
+    let source =
+        |router: &mut Router, src| router.out(udp(src, 5, "8.8.8.8", 9)).unwrap().packet.src;
+    assert_eq!(source(&mut router, "10.244.1.2"), ip("192.168.50.1"));
+    assert_eq!(source(&mut router, "10.244.1.3"), ip("10.244.1.3"));
+}

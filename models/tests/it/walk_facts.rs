@@ -145,3 +145,53 @@ fn affinity_keeps_a_client_at_its_endpoint() {
         (2000..2040).map(|port| chosen(port, 4_500)).collect();
     assert_eq!(after_gaps.len(), 2, "balanced anew");
 }
+
+#[test]
+fn rules_are_edited_in_place() {
+    use podwire_models::base::Family::V4;
+    use podwire_models::kernel::netfilter::chain::{Hook, Rule, Table, Target};
+    let mut router = Router::new("");
+    let netns = &mut router.netns;
+    netns.netfilter = None;
+    let chain = |name: &str| std::sync::Arc::<str>::from(name);
+    let (forward, own) = (chain(Hook::Forward.name()), chain("OWN"));
+    let rule = |target| Rule {
+        target: Some(target),
+        ..Rule::default()
+    };
+    let jump = rule(Target::Jump(own.clone()));
+    let add = |netns: &mut podwire_models::kernel::Netns, chain, at, rule| {
+        netns.add_rule(V4, Table::Filter, chain, at, rule)
+    };
+    assert!(
+        add(netns, &forward, None, jump.clone()).is_err(),
+        "no such chain yet"
+    );
+    netns.add_chain(V4, Table::Filter, &own, None).unwrap();
+    assert!(netns.add_chain(V4, Table::Filter, &own, None).is_err());
+    add(netns, &forward, None, rule(Target::Accept)).unwrap();
+    add(netns, &own, None, rule(Target::Drop)).unwrap();
+    assert_eq!(verdict(&mut router), Ok(0));
+    add(&mut router.netns, &forward, Some(0), jump.clone()).unwrap();
+    router.netns.netfilter.as_mut().unwrap().count_matches();
+    assert_eq!(verdict(&mut router), drop(Code::NfDrop));
+    let netfilter = router.netns.netfilter.as_ref().unwrap();
+    assert_eq!(netfilter.matched(V4, Table::Filter, "OWN", 0), 1);
+    assert_eq!(netfilter.matched(V4, Table::Filter, "FORWARD", 1), 0);
+    router
+        .netns
+        .delete_rule(V4, Table::Filter, &forward, &jump)
+        .unwrap();
+    assert_eq!(verdict(&mut router), Ok(0));
+    let chains = [
+        (chain("NEW"), vec![rule(Target::Drop)]),
+        (forward, vec![rule(Target::Goto(chain("NEW")))]),
+    ];
+    router
+        .netns
+        .replace_chains(V4, Table::Filter, chains, &[own])
+        .unwrap();
+    assert_eq!(verdict(&mut router), drop(Code::NfDrop));
+    let rules = router.netns.netfilter.as_ref().unwrap().rules(V4).unwrap();
+    assert!(!rules.ruleset().save(V4).contains("OWN"));
+}

@@ -12,7 +12,6 @@ pub mod save;
 pub mod recent;
 mod walk;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
@@ -63,14 +62,15 @@ pub(super) struct Live {
 pub struct Rules {
     family: Family,
     source: Ruleset,
-    index: BTreeMap<Table, TableIndex>,
+    /// By table, in the order of [`Table`].
+    index: [TableIndex; 4],
     needs_conntrack: bool,
 }
 
 /// Positions of chains inside one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct TableIndex {
-    /// The built-in chain of each hook.
+    /// The built-in chain of each hook, unless it is empty and accepts.
     hooks: [Option<u32>; 5],
     /// For each rule of each chain: the chain it jumps to.
     jumps: Vec<Vec<u32>>,
@@ -203,7 +203,7 @@ impl Rules {
         let mut this = Self {
             family,
             source: rules,
-            index: BTreeMap::new(),
+            index: <[TableIndex; 4]>::default(),
             needs_conntrack: false,
         };
         let tables: Vec<Table> = this.source.tables.keys().copied().collect();
@@ -224,12 +224,6 @@ impl Rules {
             return Ok(());
         };
         let mut index = TableIndex::default();
-        for (place, hook) in index.hooks.iter_mut().zip(Hook::ALL) {
-            let found = rules.chains.get_full(hook.name());
-            *place = found
-                .filter(|(_, _, chain)| chain.policy.is_some())
-                .and_then(|(n, _, _)| u32::try_from(n).ok());
-        }
         for chain in rules.chains.values() {
             let jumps: Result<Vec<u32>, ConfigError> = chain
                 .rules
@@ -238,8 +232,29 @@ impl Rules {
                 .collect();
             index.jumps.push(jumps?);
         }
-        self.index.insert(table, index);
+        if let Some(place) = self.index.get_mut(table as usize) {
+            *place = index;
+        }
+        self.index_hooks(table);
         Ok(())
+    }
+
+    /// Notes which built-in chains of a table say anything.
+    fn index_hooks(&mut self, table: Table) {
+        let Some(index) = self.index.get_mut(table as usize) else {
+            return;
+        };
+        let rules = self.source.tables.get(&table);
+        for (place, hook) in index.hooks.iter_mut().zip(Hook::ALL) {
+            let found = rules.and_then(|rules| rules.chains.get_full(hook.name()));
+            *place = found
+                .filter(|(_, _, chain)| match chain.policy {
+                    Some(ChainPolicy::Drop) => true,
+                    Some(ChainPolicy::Accept) => !chain.rules.is_empty(),
+                    None => false,
+                })
+                .and_then(|(n, _, _)| u32::try_from(n).ok());
+        }
     }
 
     fn note_conntrack(&mut self) {
@@ -383,7 +398,7 @@ impl Netns {
             Arc::new(Rules {
                 family,
                 source: Ruleset::default(),
-                index: BTreeMap::new(),
+                index: <[TableIndex; 4]>::default(),
                 needs_conntrack: false,
             })
         });
@@ -414,9 +429,12 @@ impl Netns {
                 (None, Some(_)) => return Err(ConfigError::NoChain(Arc::clone(name))),
                 (None, None) => {
                     chains.insert(Arc::clone(name), Chain::default());
-                    rules.index.entry(table).or_default().jumps.push(Vec::new());
+                    if let Some(index) = rules.index.get_mut(table as usize) {
+                        index.jumps.push(Vec::new());
+                    }
                 }
             }
+            rules.index_hooks(table);
             Ok(())
         })
     }
@@ -448,9 +466,11 @@ impl Netns {
                 ));
             }
             chain.rules.insert(at, rule);
-            if let Some(jumps) = rules.index.entry(table).or_default().jumps.get_mut(n) {
+            let index = rules.index.get_mut(table as usize);
+            if let Some(jumps) = index.and_then(|index| index.jumps.get_mut(n)) {
                 jumps.insert(at, jump);
             }
+            rules.index_hooks(table);
             rules.needs_conntrack |= needs;
             Ok(())
         })

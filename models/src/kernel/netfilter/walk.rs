@@ -149,7 +149,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
 
     /// Goes through the built-in chain of a table; returns whether the packet may be tracked.
     fn table(&mut self, table: Table) -> Result<bool, Ending> {
-        let index = self.rules.index.get(&table);
+        let index = self.rules.index.get(table as usize);
         let start = index.and_then(|index| index.hooks.get(self.hook as usize).copied().flatten());
         let Some(start) = start else {
             return Ok(true);
@@ -157,9 +157,6 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         let Some((name, chain)) = self.chain_at(table, start) else {
             return Ok(true);
         };
-        if chain.rules.is_empty() && chain.policy == Some(ChainPolicy::Accept) {
-            return Ok(true);
-        }
         match self.chain(table, start) {
             Flow::Accept => Ok(true),
             Flow::Untracked => Ok(false),
@@ -195,7 +192,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         };
         let jumps = rules
             .index
-            .get(&table)
+            .get(table as usize)
             .and_then(|i| i.jumps.get(n as usize));
         let mut examined = 0_u32;
         let mut flow = Flow::Back;

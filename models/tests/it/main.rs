@@ -19,3 +19,4 @@ mod nat_laws;
 mod save_laws;
 mod track_facts;
 mod walk_facts;
+mod proxy_facts;

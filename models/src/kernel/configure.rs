@@ -78,15 +78,7 @@ impl Netns {
         match change {
             Change::AddLink(link) => self.add_link(link),
             Change::DeleteLink { dev } => self.delete_link(dev),
-            Change::SetUp { dev, up } => {
-                let device = self.named_mut(dev)?;
-                device.up = *up;
-                let index = device.index;
-                if let Some(conntrack) = self.conntrack.as_mut().filter(|_| !up) {
-                    conntrack.flush_masquerade(index);
-                }
-                Ok(())
-            }
+            Change::SetUp { dev, up } => self.set_up(dev, *up),
             Change::SetMtu { dev, mtu } => {
                 self.named_mut(dev)?.mtu = *mtu;
                 Ok(())
@@ -159,6 +151,26 @@ impl Netns {
                 rule,
             } => self.add_rule(*family, *table, chain, *at, (**rule).clone()),
         }
+    }
+
+    /// A device that goes down takes its routes in table main along; one that comes up gets back those of its
+    /// addresses only (`fib_disable_ip`, `fib_add_ifaddr`).
+    fn set_up(&mut self, dev: &Arc<str>, up: bool) -> Result<(), ConfigError> {
+        let device = self.named_mut(dev)?;
+        device.up = up;
+        let (index, addrs) = (device.index, device.addrs.clone());
+        if up {
+            for addr in addrs {
+                self.add_addr_routes(index, addr.net, addr.origin);
+            }
+            return Ok(());
+        }
+        self.fib
+            .retain(|r| r.dev != Some(index) || r.kind != RouteKind::Unicast);
+        if let Some(conntrack) = &mut self.conntrack {
+            conntrack.flush_masquerade(index);
+        }
+        Ok(())
     }
 
     fn index_of(&self, dev: &Arc<str>) -> Result<DevIndex, ConfigError> {
@@ -243,6 +255,9 @@ impl Netns {
         if let Some(master) = self.device(index).and_then(|d| d.master) {
             self.leave_bridge(index, master);
         }
+        for port in self.devices.iter_mut().flatten() {
+            port.master = port.master.filter(|master| *master != index);
+        }
         if let Some(slot) = self.devices.get_mut(index.position()) {
             *slot = None;
         }
@@ -301,8 +316,11 @@ impl Netns {
             .filter_map(|p| self.device(*p))
             .map(|d| d.mac)
             .min();
-        if let (Some(lowest), Some((_, mac))) = (lowest, self.bridge_mut(bridge)) {
+        if let (Some(lowest), Some((_, mac))) = (lowest, self.bridge_mut(bridge))
+            && *mac != lowest
+        {
             *mac = lowest;
+            self.neighbours.address_changed(bridge);
         }
     }
 
@@ -402,14 +420,24 @@ impl Netns {
         let Some(position) = device.addrs.iter().position(|a| a.net == net) else {
             return Err(ConfigError::Missing(format!("address {net}")));
         };
-        device.addrs.remove(position);
+        let removed = device.addrs.remove(position);
+        if !removed.secondary {
+            // promote_secondaries=0: the others of the subnet go along.
+            let subnet = net.trunc();
+            device
+                .addrs
+                .retain(|a| !a.secondary || a.net.trunc() != subnet);
+        }
         let remaining = device.addrs.clone();
         self.fib.retain(|r| !r.kernel || r.dev != Some(index));
         for addr in remaining {
             self.add_addr_routes(index, addr.net, addr.origin);
         }
         let src = net.addr();
-        self.fib.retain(|r| r.src != Some(src));
+        let mut others = self.devices.iter().flatten().flat_map(|d| &d.addrs);
+        if !others.any(|a| a.net.addr() == src) {
+            self.fib.retain(|r| r.src != Some(src));
+        }
         Ok(())
     }
 

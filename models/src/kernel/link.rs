@@ -68,6 +68,19 @@ pub struct VxlanDevice {
     pub fdb: Vec<(Mac, IpAddr)>,
 }
 
+impl VxlanDevice {
+    /// Notes which tunnel end an inner hardware address was seen at, if the device learns (`vxlan_snoop`).
+    pub fn learn(&mut self, mac: Mac, remote: IpAddr) {
+        if !self.learning || mac.is_multicast() {
+            return;
+        }
+        match self.fdb.iter_mut().find(|(known, _)| *known == mac) {
+            Some((_, at)) => *at = remote,
+            None => self.fdb.push((mac, remote)),
+        }
+    }
+}
+
 /// Settings of a bridge port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortFlags {

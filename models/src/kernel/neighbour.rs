@@ -119,6 +119,19 @@ impl NeighbourTable {
         self.generation
     }
 
+    /// The device has another hardware address now: what was learned on it is forgotten (`neigh_changeaddr`), but
+    /// for resolutions under way.
+    pub fn address_changed(&mut self, dev: DevIndex) {
+        let stays = |state: &NeighbourState| {
+            matches!(
+                state,
+                NeighbourState::Incomplete { .. } | NeighbourState::Permanent { .. }
+            )
+        };
+        self.entries
+            .retain(|(on, _), entry| *on != dev || stays(&entry.state));
+    }
+
     /// Sets an entry by hand.
     pub fn set_permanent(&mut self, dev: DevIndex, addr: IpAddr, mac: Mac, origin: OriginId) {
         let state = NeighbourState::Permanent { mac };

@@ -125,6 +125,12 @@ impl Fib {
         local.or_else(|| self.main.get(side).and_then(|table| table.lookup(dst)))
     }
 
+    /// Returns the route to a destination in table local.
+    pub fn lookup_local(&self, dst: IpAddr) -> Option<&Route> {
+        let table = self.local.get(side(Family::of(dst)))?;
+        table.lookup(dst)
+    }
+
     /// Adds a route; local and broadcast routes go to the local table.
     ///
     /// # Errors
@@ -226,7 +232,15 @@ impl Netns {
             IpAddr::V4(a) if a.is_unspecified() => return AddrType::Broadcast,
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
-        match self.fib.lookup(addr).map(|route| route.kind) {
+        let route = match addr {
+            // inet_addr_type asks table local only; what is not there is unicast.
+            IpAddr::V4(_) => match self.fib.lookup_local(addr) {
+                None => return AddrType::Unicast,
+                found => found,
+            },
+            IpAddr::V6(_) => self.fib.lookup(addr),
+        };
+        match route.map(|route| route.kind) {
             None => AddrType::Unreachable,
             Some(RouteKind::Unicast) => AddrType::Unicast,
             Some(RouteKind::Local) => AddrType::Local,
@@ -240,7 +254,7 @@ impl Netns {
     /// Returns whether an address is one of this namespace's own.
     pub fn is_local(&self, addr: IpAddr) -> bool {
         self.fib
-            .lookup(addr)
+            .lookup_local(addr)
             .is_some_and(|route| route.kind == RouteKind::Local)
     }
 

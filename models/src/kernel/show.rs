@@ -70,12 +70,20 @@ impl Netns {
                     for (mac, entry) in &bridge.fdb {
                         let port = self.device(entry.port).map_or("?", |d| &d.name);
                         let permanent = if entry.permanent { " permanent" } else { "" };
-                        text += &format!("{mac} dev {port} master {}{permanent}\n", device.name);
+                        let master = &device.name;
+                        line(
+                            &mut text,
+                            format_args!("{mac} dev {port} master {master}{permanent}"),
+                        );
                     }
                 }
                 DeviceKind::Vxlan(vxlan) => {
                     for (mac, dst) in &vxlan.fdb {
-                        text += &format!("{mac} dev {} dst {dst} self permanent\n", device.name);
+                        let name = &device.name;
+                        line(
+                            &mut text,
+                            format_args!("{mac} dev {name} dst {dst} self permanent"),
+                        );
                     }
                 }
                 DeviceKind::Loopback
@@ -91,7 +99,7 @@ impl Netns {
     pub fn show_sysctl(&self) -> String {
         let mut text = String::new();
         for (name, value) in self.sysctls.all() {
-            writeln!(text, "{name} = {value}").expect("a String takes everything");
+            line(&mut text, format_args!("{name} = {value}"));
         }
         text
     }
@@ -130,6 +138,10 @@ impl Netns {
             device.index.0, device.name, device.mtu, device.mac
         )
     }
+}
+
+fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
+    writeln!(text, "{content}").expect("a String takes everything");
 }
 
 fn lladdr(state: &NeighbourState) -> String {

@@ -111,6 +111,13 @@ impl Sockets {
         self.connected.get(&(l4, local, remote)).copied()
     }
 
+    /// Returns whether any connection has this local end, whoever is at the other.
+    pub fn uses_local(&self, l4: L4, local: End) -> bool {
+        self.connected
+            .keys()
+            .any(|(proto, end, _)| *proto == l4 && *end == local)
+    }
+
     /// Returns whether a local port is used by any connection to `remote` or by a listener.
     pub fn port_taken(&self, l4: L4, local: End, remote: End) -> bool {
         self.connected.contains_key(&(l4, local, remote))

@@ -172,6 +172,12 @@ impl Net {
         done
     }
 
+    /// Sends a gratuitous ARP request.
+    pub(crate) fn announce(&mut self, at: usize, dev: DevIndex, addr: IpAddr) {
+        self.with(at, |netns, cx| netns.announce(dev, addr, cx));
+        self.run(Duration::from_millis(1));
+    }
+
     /// Lets time pass.
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;

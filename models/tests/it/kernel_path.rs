@@ -54,7 +54,7 @@ fn routed() -> Net {
 fn errors_to(net: &Net, at: usize) -> Vec<IcmpError> {
     let kind = |(to, packet): &(usize, Packet)| match packet.transport {
         Transport::Icmp(Icmp::Error { kind, .. }) if *to == at => Some(kind),
-        _ => None,
+        Transport::Icmp(_) | Transport::Tcp(_) | Transport::Udp(_) | Transport::Sctp(_) => None,
     };
     net.icmp.iter().filter_map(kind).collect()
 }
@@ -426,4 +426,95 @@ fn a_device_that_goes_down_takes_its_routes_along() {
     net.up(NODE, "veth1", false);
     assert_eq!(net.ping(A, "10.244.1.2", "10.244.1.3", 8), Ok(false));
     assert_eq!(net.ends(NODE), [Code::RouteNone]);
+}
+
+#[test]
+fn an_address_on_several_devices_stays_local_until_the_last_is_gone() {
+    let mut net = routed();
+    let delete = |dev: &str| Change::DeleteAddr {
+        dev: dev.into(),
+        net: "10.244.1.1/32".parse().unwrap(),
+    };
+    net.apply(NODE, &delete("veth0"));
+    assert_eq!(net.ping(B, "10.244.1.3", "10.244.1.1", 8), Ok(true));
+    net.apply(NODE, &delete("veth1"));
+    assert!(!net.netns[NODE].is_local(ip("10.244.1.1")));
+}
+
+#[test]
+fn a_device_that_comes_back_has_its_connected_routes_only() {
+    let mut net = bridged();
+    net.up(A, "eth0", false);
+    net.up(A, "eth0", true);
+    assert_eq!(net.ping(A, "10.244.1.2", "10.244.1.3", 8), Ok(true));
+    assert_eq!(
+        net.ping(A, "10.244.1.2", "192.0.2.1", 8),
+        Err(Errno::ENETUNREACH)
+    );
+}
+
+#[test]
+fn a_gratuitous_request_corrects_the_neighbours() {
+    let mut net = bridged();
+    assert_eq!(net.ping(NODE, "10.244.1.1", "10.244.1.2", 8), Ok(true));
+    // Pod B takes over the address of pod A and says so.
+    net.up(A, "eth0", false);
+    net.addr(B, "eth0", "10.244.1.2/24");
+    assert_eq!(net.ping(NODE, "10.244.1.1", "10.244.1.2", 8), Ok(false));
+    let dev = net.dev(B, "eth0");
+    net.announce(B, dev, ip("10.244.1.2"));
+    assert_eq!(net.ping(NODE, "10.244.1.1", "10.244.1.2", 8), Ok(true));
+}
+
+#[test]
+fn without_an_announcement_a_reused_address_recovers_after_eight_seconds() {
+    let mut net = bridged();
+    assert_eq!(net.ping(NODE, "10.244.1.1", "10.244.1.2", 8), Ok(true));
+    net.up(A, "eth0", false);
+    net.addr(B, "eth0", "10.244.1.2/24");
+    // The entry is believed for its reachable time, then used for 5 s, then probed three times.
+    net.run(Duration::from_secs(31));
+    assert_eq!(net.ping(NODE, "10.244.1.1", "10.244.1.2", 8), Ok(false));
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.ping(NODE, "10.244.1.1", "10.244.1.2", 8), Ok(true));
+}
+
+#[test]
+fn proxy_arp_answers_for_what_is_routed_elsewhere() {
+    let mut net = routed();
+    // As Calico does it: the pod believes its gateway is 169.254.1.1.
+    net.special_route(NODE, "198.51.100.0/24", RouteKind::Blackhole);
+    net.route(NODE, "169.254.0.0/16", None, "veth1");
+    let change = Change::DeleteRoute {
+        dst: "0.0.0.0/0".parse().unwrap(),
+        metric: 0,
+    };
+    net.apply(A, &change);
+    net.route(A, "0.0.0.0/0", Some("169.254.1.1"), "eth0");
+    assert_eq!(net.ping(A, "10.244.1.2", "10.244.1.3", 8), Ok(false));
+    net.sysctl(NODE, "net.ipv4.conf.veth0.proxy_arp", 1);
+    assert_eq!(net.ping(A, "10.244.1.2", "10.244.1.3", 8), Ok(true));
+}
+
+#[test]
+fn a_udp_answer_from_a_stranger_is_refused_as_such() {
+    let mut net = bridged();
+    let (local, remote) = ((ip("10.244.1.2"), 4000), (ip("10.96.0.10"), 53));
+    net.netns[A]
+        .sockets
+        .connect(L4::Udp, local, remote)
+        .unwrap();
+    let packet = net.packet("10.244.1.3", "10.244.1.2", udp(53, 4000), 8);
+    assert_eq!(net.send(B, packet), Ok(()));
+    assert_eq!(net.ends(A), [Code::UnexpectedReply]);
+}
+
+#[test]
+fn a_bridge_loses_what_its_port_cannot_take() {
+    let mut net = bridged();
+    let dev = "veth1".into();
+    net.apply(NODE, &Change::SetMtu { dev, mtu: 1400 });
+    assert_eq!(net.ping(A, "10.244.1.2", "10.244.1.3", 1472), Ok(false));
+    assert_eq!(net.ends(NODE), [Code::MtuExceeded]);
+    assert!(net.icmp.is_empty());
 }

@@ -224,6 +224,33 @@ impl Netns {
         }
     }
 
+    /// Tells everybody on the link who has an address now: a gratuitous ARP request, as the bridge plugin sends it
+    /// for a new pod. Neighbours that know the address correct their entry; others learn nothing. IPv4 only.
+    pub fn announce<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        addr: IpAddr,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let Some(mac) = self.device(dev).map(|d| d.mac).filter(|_| addr.is_ipv4()) else {
+            return;
+        };
+        let arp = Arp {
+            id: cx.packet_id(),
+            op: ArpOp::Request,
+            sender_mac: mac,
+            sender_ip: addr,
+            target_mac: Mac::ZERO,
+            target_ip: addr,
+        };
+        let frame = Frame {
+            src: mac,
+            dst: Mac::BROADCAST,
+            body: Body::Arp(arp),
+        };
+        self.transmit(dev, frame, cx);
+    }
+
     /// An ARP message comes in (`arp_process`).
     pub(super) fn receive_arp<D: Dice, R: Recorder>(
         &mut self,
@@ -271,7 +298,8 @@ impl Netns {
             return true;
         }
         let name = self.device(dev).map_or("", |d| &d.name);
-        self.sysctls.device(name, "proxy_arp") != 0
+        self.sysctls.forwarding(crate::base::Family::of(addr))
+            && self.sysctls.device(name, "proxy_arp") != 0
             && self
                 .route(addr)
                 .is_ok_and(|hop| !hop.local && hop.dev != dev)

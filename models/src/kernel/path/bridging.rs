@@ -235,7 +235,7 @@ impl Netns {
             ));
         }
         if inn.port.isolated && out.port.isolated {
-            return Err((Code::DeviceDown, "both ports are isolated".to_owned()));
+            return Err((Code::AclDenied, "both ports are isolated".to_owned()));
         }
         Ok(())
     }
@@ -257,7 +257,20 @@ impl Netns {
                 by: None,
             }
         });
-        self.transmit(port, frame, cx);
+        if self.fits(port, &frame) {
+            self.transmit(port, frame, cx);
+        } else {
+            self.drop_frame(&frame, port, Stage::Bridge, Code::MtuExceeded, cx);
+        }
+    }
+
+    /// A bridge neither cuts packets nor tells anybody that they are too long (`is_skb_forwardable`).
+    fn fits(&self, port: DevIndex, frame: &Frame) -> bool {
+        let mtu = self.device(port).map_or(u32::MAX, |d| d.mtu);
+        match &frame.body {
+            Body::Ip(packet) => packet.len() <= mtu,
+            Body::Arp(_) => true,
+        }
     }
 
     /// A frame of the host itself leaves by the bridge (`br_dev_xmit`).
@@ -319,12 +332,18 @@ impl Netns {
         let Some(DeviceKind::Vxlan(vxlan)) = self.device(dev).map(|d| &d.kind) else {
             return;
         };
-        let remote = vxlan
-            .fdb
-            .iter()
-            .find(|(mac, _)| *mac == frame.dst)
-            .map(|(_, dst)| *dst);
-        let (vni, local, dstport) = (vxlan.vni, vxlan.local, vxlan.dstport);
+        let known = |mac: Mac| {
+            let entries = vxlan.fdb.iter().filter(move |(m, _)| *m == mac);
+            entries.map(|(_, dst)| *dst)
+        };
+        // What has no entry goes wherever the entries for 00:00:00:00:00:00 say.
+        let remote = known(frame.dst).next();
+        let others: Vec<_> = match remote {
+            Some(_) => Vec::new(),
+            None => known(Mac::ZERO).skip(1).collect(),
+        };
+        let remote = remote.or_else(|| known(Mac::ZERO).next());
+        let ends = (vxlan.vni, vxlan.local, vxlan.dstport);
         let Some(remote) = remote else {
             if let Some(device) = self.device_mut(dev) {
                 device.stats.tx_dropped += 1;
@@ -332,12 +351,27 @@ impl Netns {
             self.drop_frame(&frame, dev, Stage::Tunnel, Code::FdbMiss, cx);
             return;
         };
+        for other in others {
+            self.encapsulate_to(dev, ends, other, frame.clone(), cx);
+        }
+        self.encapsulate_to(dev, ends, remote, frame, cx);
+    }
+
+    fn encapsulate_to<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        (vni, local, dstport): (u32, std::net::IpAddr, u16),
+        remote: std::net::IpAddr,
+        frame: Frame,
+        cx: &mut Cx<'_, D, R>,
+    ) {
         let (id, flow) = match &frame.body {
             Body::Ip(packet) => (packet.id, packet.flow),
             Body::Arp(arp) => (arp.id, crate::wire::FlowKey::default()),
         };
         cx.step(self.place(Some(dev), Stage::Tunnel), || {
-            let entry = format!("{} dev vxlan dst {remote} self permanent", frame.dst);
+            let name = self.device(dev).map_or("", |d| &d.name);
+            let entry = format!("{} dev {name} dst {remote} self permanent", frame.dst);
             Step {
                 packet: Some(Head::of_frame(&frame)),
                 action: Action::Encapsulated {

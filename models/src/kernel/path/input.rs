@@ -333,6 +333,9 @@ impl Netns {
                 Code::UnexpectedReply
             }
             Transport::Tcp(tcp) if tcp.flags.contains(crate::wire::TcpFlags::ACK) => Code::NoSocket,
+            Transport::Udp(udp) if self.sockets.uses_local(l4, (skb.packet.dst, udp.dport)) => {
+                Code::UnexpectedReply
+            }
             Transport::Tcp(_) | Transport::Udp(_) | Transport::Sctp(_) | Transport::Icmp(_) => code,
         };
         let with = match l4 {
@@ -353,38 +356,38 @@ impl Netns {
 
     /// A VXLAN packet for one of the tunnel devices (`vxlan_rcv`).
     fn decapsulate<D: Dice, R: Recorder>(&mut self, skb: Skb, dport: u16, cx: &mut Cx<'_, D, R>) {
-        let Packet {
-            payload: Payload::Vxlan(inner),
-            ..
-        } = skb.packet.clone()
-        else {
+        let Payload::Vxlan(inner) = &skb.packet.payload else {
             return;
         };
-        let takes = |kind: &DeviceKind| match kind {
-            DeviceKind::Vxlan(v) => v.vni == inner.vni && v.dstport == dport,
+        let vni = inner.vni;
+        let takes = |device: &&super::super::link::Device| match &device.kind {
+            DeviceKind::Vxlan(v) => device.up && v.vni == vni && v.dstport == dport,
             DeviceKind::Loopback
             | DeviceKind::Veth
             | DeviceKind::Physical
             | DeviceKind::Dummy
             | DeviceKind::Bridge(_) => false,
         };
-        let device = self
-            .devices
-            .iter()
-            .flatten()
-            .find(|d| d.up && takes(&d.kind));
+        let device = self.devices.iter().flatten().find(takes);
         let Some(dev) = device.map(|d| d.index) else {
-            let text = format!("no VXLAN device with vni {} on port {dport}", inner.vni);
+            let text = format!("no VXLAN device with vni {vni} on port {dport}");
             let by = Some(Decider::new(DeciderKind::Device, text));
             let code = Code::TunnelUnknown;
             self.drop_packet(&skb.packet, skb.in_dev, Stage::Tunnel, code, by, cx);
             return;
         };
+        let remote = skb.packet.src;
+        let Payload::Vxlan(inner) = skb.packet.payload else {
+            return;
+        };
         cx.step(self.place(Some(dev), Stage::Tunnel), || Step {
             packet: Some(crate::wire::Head::of_frame(&inner.frame)),
-            action: Action::Decapsulated { vni: inner.vni },
+            action: Action::Decapsulated { vni },
             by: None,
         });
+        if let Some(DeviceKind::Vxlan(vxlan)) = self.device_mut(dev).map(|d| &mut d.kind) {
+            vxlan.learn(inner.frame.src, remote);
+        }
         self.receive(dev, inner.frame, cx);
     }
 }

@@ -116,18 +116,29 @@ impl Netns {
             return;
         }
         if skb.packet.df && skb.packet.len() > mtu {
-            let dev = skb.out_dev.and_then(|dev| self.device(dev));
-            let text = format!("{} mtu {mtu}", dev.map_or("", |d| &d.name));
-            let by = Some(Decider::new(DeciderKind::Device, text));
-            let kind = IcmpError::FragmentationNeeded { mtu };
-            self.reject_step(&skb, Stage::Forward, Code::MtuExceeded, kind, by, cx);
-            self.icmp_error(&skb, kind, cx);
+            self.too_big(&skb, mtu, Stage::Forward, cx);
             return;
         }
         skb.packet.ttl -= 1;
         if self.filter(Hook::Forward, &mut skb, cx) == Filtered::Passes {
             self.postroute(skb, mtu, cx);
         }
+    }
+
+    /// The packet must stay whole and does not fit: the sender is told which size does.
+    fn too_big<D: Dice, R: Recorder>(
+        &mut self,
+        skb: &Skb,
+        mtu: u32,
+        stage: Stage,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let dev = skb.out_dev.and_then(|dev| self.device(dev));
+        let text = format!("{} mtu {mtu}", dev.map_or("", |d| &d.name));
+        let by = Some(Decider::new(DeciderKind::Device, text));
+        let kind = IcmpError::FragmentationNeeded { mtu };
+        self.reject_step(skb, stage, Code::MtuExceeded, kind, by, cx);
+        self.icmp_error(skb, kind, cx);
     }
 
     /// `ip_output`: POSTROUTING, cutting into pieces, the next hop's address.
@@ -140,7 +151,9 @@ impl Netns {
         if self.filter(Hook::Postrouting, &mut skb, cx) != Filtered::Passes {
             return;
         }
-        if skb.packet.len() > mtu {
+        if skb.packet.len() > mtu && skb.packet.df {
+            self.too_big(&skb, mtu, Stage::Transmit, cx);
+        } else if skb.packet.len() > mtu {
             self.fragment(skb, mtu, cx);
         } else {
             self.neighbour_output(skb, cx);

@@ -8,6 +8,7 @@
 pub mod iptables;
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -212,7 +213,7 @@ impl ServiceView {
         slices: impl IntoIterator<Item = &'a EndpointSlice>,
         family: Family,
     ) -> Self {
-        let mut of_service = std::collections::BTreeMap::new();
+        let mut of_service = BTreeMap::new();
         for slice in slices {
             let (Some(name), Some(_)) = (
                 slice.service_name(),
@@ -449,11 +450,13 @@ pub fn categorize<'a>(port: &'a PortView, node: &NodeView, version: Version) -> 
             found.local = pick(&|e| e.is_fallback() && e.is_local(node));
         }
     }
-    let used = |e: &&&EndpointView| {
-        let same = |other: &&EndpointView| other.text == e.text;
-        found.cluster.iter().any(same) || found.local.iter().any(same)
-    };
-    found.reachable = endpoints.iter().filter(used).copied().collect();
+    let used: BTreeSet<&str> = found
+        .cluster
+        .iter()
+        .chain(&found.local)
+        .map(|e| &*e.text)
+        .collect();
+    found.reachable = pick(&|e| used.contains(&*e.text));
     found
 }
 

@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod bridge_netfilter;
 mod floors;
 mod harness;
 mod kernel_path;

@@ -172,7 +172,8 @@ pub struct Lookup {
     got_nodata: bool,
     got_servfail: bool,
     first_miss: Option<Miss>,
-    refused: bool,
+    /// What musl was told and did not accept, for this candidate.
+    turned_down: Option<Miss>,
     sent: u32,
     timers: Timers,
     timeout: Timer,
@@ -213,7 +214,7 @@ impl Lookup {
             got_nodata: false,
             got_servfail: false,
             first_miss: None,
-            refused: false,
+            turned_down: None,
             sent: 0,
             timers: Timers::of(owner),
             timeout: Timer::default(),
@@ -267,7 +268,7 @@ impl Lookup {
         }
         (self.server, self.attempt) = (0, 0);
         self.serial = false;
-        self.refused = false;
+        self.turned_down = None;
         self.open(cx);
     }
 
@@ -386,7 +387,7 @@ impl Lookup {
         match (self.settings.flavour, response.code) {
             (Flavour::Musl, ResponseCode::ServFail) => {
                 let record_type = query.record_type;
-                self.got_servfail = true;
+                self.turned_down = Some(Miss::ServFail);
                 if self.servfail_budget > 0 {
                     self.servfail_budget -= 1;
                     self.send(record_type, cx);
@@ -394,7 +395,7 @@ impl Lookup {
                 return;
             }
             (Flavour::Musl, ResponseCode::Refused) => {
-                self.refused = true;
+                self.turned_down.get_or_insert(Miss::Denied);
                 return;
             }
             (Flavour::Musl, ResponseCode::NoError | ResponseCode::NxDomain)
@@ -463,13 +464,7 @@ impl Lookup {
                 if self.attempt < self.settings.attempts {
                     return self.send_all(cx);
                 }
-                let miss = if self.got_servfail {
-                    Miss::ServFail
-                } else if self.refused {
-                    Miss::Denied
-                } else {
-                    Miss::Timeout
-                };
+                let miss = self.turned_down.unwrap_or(Miss::Timeout);
                 self.finish(Err(miss), cx);
             }
             Flavour::Glibc if one_answered && !self.serial => {

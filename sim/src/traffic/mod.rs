@@ -22,8 +22,10 @@ use serde::Serialize;
 
 pub mod tcp;
 pub mod udp;
+pub mod icmp;
 pub mod lookup;
 pub mod coredns;
+pub mod probe;
 
 #[cfg(test)]
 mod pipe;
@@ -48,7 +50,7 @@ pub enum AppEvent {
     Start,
     /// [`Action::Open`] succeeded.
     Opened {
-        /// Source address the route chose, and port; for echo sockets the port has no meaning.
+        /// Source address the route chose, and port; for echo sockets the port is the identifier.
         local: End,
         /// MTU of the route.
         mtu: u32,
@@ -355,6 +357,10 @@ pub enum Outcome {
     Probe(ProbeOutcome),
     /// A name.
     Lookup(lookup::LookupOutcome),
+    /// Echo requests.
+    Ping(icmp::PingOutcome),
+    /// The way to a host.
+    Traceroute(Vec<icmp::Hop>),
 }
 
 /// Returns a packet from a socket of this host: TTL 64.

@@ -1,6 +1,11 @@
 //! For tests: two machines, a pipe between them, virtual time.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    clippy::match_wildcard_for_single_variants,
+    reason = "tests"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -139,7 +144,7 @@ impl<L: Machine, R: Machine, F: FnMut(usize, Side, &Packet) -> Fate> Pipe<L, R, 
             }
             Action::Send(packet) => self.send(side, packet),
             Action::SetTimer { after, token } => {
-                self.schedule(after, Happening::Timer(side, token))
+                self.schedule(after, Happening::Timer(side, token));
             }
             Action::CancelTimer { token } => {
                 self.cancelled.insert((side, token));
@@ -165,7 +170,7 @@ impl<L: Machine, R: Machine, F: FnMut(usize, Side, &Packet) -> Fate> Pipe<L, R, 
             }
             Fate::Lose => {}
             Fate::Fail { errno, mtu } => {
-                let (sport, dport) = packet.ports().unwrap();
+                let (sport, dport) = packet.ports().unwrap_or_default();
                 let error = AppEvent::Error {
                     local: (packet.src, sport),
                     remote: (packet.dst, dport),

@@ -1,6 +1,12 @@
 //! Sequences and time limits, as measured with glibc 2.36 and musl 1.2.3.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::wildcard_enum_match_arm,
+    clippy::match_wildcard_for_single_variants,
+    reason = "tests"
+)]
 
 use podwire_models::base::NoChance;
 use podwire_models::wire::DnsRecord;

@@ -9,7 +9,7 @@
 //! lost in one flight cost more round trips. The receive window is fixed. Simultaneous open is not modelled.
 //! Streams are shorter than 2 GiB. The PSH bit marks the end of a message, as Linux sets it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use podwire_models::base::{Dice, Errno, Family, Time};
@@ -62,7 +62,7 @@ pub struct Connection {
     remote: End,
     flow: FlowKey,
     settings: TcpSettings,
-    /// Whether the application has closed its end.
+    /// Whether the application has closed its end, so that FIN follows the last byte.
     orphan: bool,
 
     iss: u32,
@@ -75,7 +75,6 @@ pub struct Connection {
     outgoing: Vec<Outgoing>,
     /// End of the last message.
     queued: u32,
-    fin: bool,
     peer_mss: u32,
     peer_window: u32,
     path_mtu: u32,
@@ -87,7 +86,7 @@ pub struct Connection {
     /// Starts of messages that arrived.
     starts: BTreeMap<u32, Message>,
     /// Ends of messages that arrived, and not yet handed on.
-    ends: BTreeMap<u32, ()>,
+    ends: BTreeSet<u32>,
     peer_fin: Option<u32>,
     ack_due: bool,
 
@@ -132,7 +131,6 @@ impl Connection {
             high: 0,
             outgoing: Vec::new(),
             queued: 1,
-            fin: false,
             peer_mss: 536,
             peer_window: settings.receive_window,
             path_mtu: mtu,
@@ -140,7 +138,7 @@ impl Connection {
             rcv_nxt: 0,
             ahead: BTreeMap::new(),
             starts: BTreeMap::new(),
-            ends: BTreeMap::new(),
+            ends: BTreeSet::new(),
             peer_fin: None,
             ack_due: false,
             cwnd: settings.initial_window,
@@ -260,7 +258,6 @@ impl Connection {
             | TcpState::LastAck
             | TcpState::TimeWait => return,
         };
-        self.fin = true;
         self.transmit(cx);
     }
 
@@ -462,7 +459,7 @@ impl Connection {
             None => self.cwnd = self.cwnd.saturating_add(acked.div_ceil(self.cwnd)),
         }
         self.arm(cx);
-        if self.fin && ack > self.queued {
+        if self.orphan && ack > self.queued {
             self.fin_acknowledged(cx);
         }
     }
@@ -525,7 +522,7 @@ impl Connection {
                 self.starts.insert(position, bytes.message.clone());
             }
             if flags.contains(TcpFlags::PSH) {
-                self.ends.insert(end, ());
+                self.ends.insert(end);
             }
             let known = self.ahead.entry(position).or_insert(end);
             *known = end.max(*known);
@@ -556,7 +553,7 @@ impl Connection {
 
     /// Hands on the messages that are complete.
     fn hand_on(&mut self, progress: &mut Progress) {
-        while let Some(end) = self.ends.first_key_value().map(|(end, ())| *end) {
+        while let Some(end) = self.ends.first().copied() {
             if end > self.rcv_nxt {
                 break;
             }
@@ -762,7 +759,9 @@ impl Connection {
             return None;
         }
         if at == self.queued {
-            return self.fin.then_some((1, TcpFlags::FIN_ACK, Payload::Empty));
+            return self
+                .orphan
+                .then_some((1, TcpFlags::FIN_ACK, Payload::Empty));
         }
         let out = self
             .outgoing

@@ -167,7 +167,7 @@ impl TcpServer {
         if let Some(served) = self.connections.get(&key) {
             let completes = served.phase == Phase::HalfOpen && !only_syn;
             if completes && self.queue_full() && !header.flags.contains(TcpFlags::RST) {
-                return self.drop_for_backlog(packet, cx);
+                return Self::drop_for_backlog(packet, cx);
             }
             self.advance(key, cx, |c, cx| c.receive(&header, &packet.payload, cx));
         } else if header.flags.contains(TcpFlags::RST) {
@@ -182,7 +182,7 @@ impl TcpServer {
         u32::try_from(self.queue.len()).unwrap_or(u32::MAX) > self.settings.backlog
     }
 
-    fn drop_for_backlog<D: Dice>(&self, packet: &Packet, cx: &mut Ctx<'_, D>) {
+    fn drop_for_backlog<D: Dice>(packet: &Packet, cx: &mut Ctx<'_, D>) {
         cx.act(Action::Dropped {
             packet: packet.id,
             code: Code::BacklogFull,
@@ -200,7 +200,7 @@ impl TcpServer {
         let waiting = self.connections.values().filter(half_open).count();
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         if self.queue_full() || waiting > self.settings.backlog {
-            return self.drop_for_backlog(packet, cx);
+            return Self::drop_for_backlog(packet, cx);
         }
         self.next_owner += 1;
         let (tcp, mtu) = (self.settings.tcp, self.settings.mtu);

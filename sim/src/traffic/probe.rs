@@ -1,0 +1,328 @@
+//! One attempt as a user thinks of it: a name or address, then TCP, UDP or an echo.
+//!
+//! # Fidelity
+//! Addresses are tried one after the other, each only if the one before was refused or unreachable (no Happy
+//! Eyeballs). The time limit of TCP and UDP begins after the lookup.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podwire_models::base::{Dice, Time};
+
+use super::icmp::{Ping, PingSettings};
+use super::lookup::{Lookup, LookupSettings};
+use super::tcp::TcpClient;
+use super::udp::UdpClient;
+use super::{Action, AppEvent, Ctx, Outcome, ProbeOutcome, ProbeResult, tcp, udp};
+
+/// Whom to reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// An address.
+    Address(IpAddr),
+    /// A name, as the candidates a resolver tries.
+    Name {
+        /// Fully qualified names in order.
+        candidates: Vec<Arc<str>>,
+        /// Whom to ask, and how.
+        resolver: LookupSettings,
+    },
+}
+
+/// What to do with the address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// Connect to a TCP port.
+    Tcp(u16, tcp::ClientSettings),
+    /// Send to a UDP port.
+    Udp(u16, udp::ClientSettings),
+    /// Ask for an echo.
+    Echo(PingSettings),
+}
+
+#[derive(Clone, Debug)]
+enum Client {
+    Lookup(Lookup),
+    Tcp(TcpClient),
+    Udp(UdpClient),
+    Ping(Ping),
+}
+
+impl Client {
+    fn handle<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>) {
+        match self {
+            Self::Lookup(client) => client.handle(event, cx),
+            Self::Tcp(client) => client.handle(event, cx),
+            Self::Udp(client) => client.handle(event, cx),
+            Self::Ping(client) => client.handle(event, cx),
+        }
+    }
+
+    const fn finished(&self) -> bool {
+        match self {
+            Self::Lookup(client) => client.finished(),
+            Self::Tcp(client) => client.finished(),
+            Self::Udp(client) => client.finished(),
+            Self::Ping(client) => client.finished(),
+        }
+    }
+}
+
+/// One attempt to reach a host by name or address.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    host: Host,
+    attempt: Attempt,
+    client: Option<Client>,
+    /// Addresses not tried yet, last first.
+    rest: Vec<IpAddr>,
+    started: Time,
+    owner: u32,
+}
+
+impl Probe {
+    /// Returns a probe that begins when it is started.
+    pub const fn new(host: Host, attempt: Attempt) -> Self {
+        Self {
+            host,
+            attempt,
+            client: None,
+            rest: Vec::new(),
+            started: Time::ZERO,
+            owner: 0,
+        }
+    }
+
+    /// Returns whether nothing more will happen.
+    pub const fn finished(&self) -> bool {
+        match &self.client {
+            Some(client) => client.finished(),
+            None => self.owner > 0,
+        }
+    }
+
+    /// Handles one event. Ends with one [`Outcome::Probe`]; what the lookup found is reported before.
+    pub fn handle<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>) {
+        if event != AppEvent::Start {
+            return self.forward(event, cx);
+        }
+        self.started = cx.now;
+        match &self.host {
+            Host::Address(address) => {
+                self.rest = vec![*address];
+                self.try_next(cx);
+            }
+            Host::Name {
+                candidates,
+                resolver,
+            } => {
+                let lookup = Lookup::with_owner(candidates, resolver.clone(), self.owner);
+                self.begin(Client::Lookup(lookup), cx);
+            }
+        }
+    }
+
+    fn begin<D: Dice>(&mut self, client: Client, cx: &mut Ctx<'_, D>) {
+        // A TCP client numbers its connection's timers one higher.
+        self.owner += 2;
+        self.client = Some(client);
+        self.forward(AppEvent::Start, cx);
+    }
+
+    fn try_next<D: Dice>(&mut self, cx: &mut Ctx<'_, D>) {
+        let Some(address) = self.rest.pop() else {
+            return;
+        };
+        let client = match &self.attempt {
+            Attempt::Tcp(port, settings) => {
+                let remote = (address, *port);
+                Client::Tcp(TcpClient::with_owner(remote, settings.clone(), self.owner))
+            }
+            Attempt::Udp(port, settings) => {
+                let remote = (address, *port);
+                Client::Udp(UdpClient::with_owner(remote, settings.clone(), self.owner))
+            }
+            Attempt::Echo(settings) => {
+                Client::Ping(Ping::with_owner(address, *settings, self.owner))
+            }
+        };
+        self.begin(client, cx);
+    }
+
+    /// Lets the current client handle an event, and looks at what it reports.
+    fn forward<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>) {
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let mut actions = Vec::new();
+        let mut inner = Ctx {
+            now: cx.now,
+            flow: cx.flow,
+            dice: &mut *cx.dice,
+            actions: &mut actions,
+        };
+        client.handle(event, &mut inner);
+        let mut done = None;
+        for action in actions {
+            match action {
+                Action::Done(outcome) => done = Some(outcome),
+                Action::Open { .. }
+                | Action::Accept { .. }
+                | Action::Close { .. }
+                | Action::Send(_)
+                | Action::Dropped { .. }
+                | Action::SetTimer { .. }
+                | Action::CancelTimer { .. } => cx.act(action),
+            }
+        }
+        match done {
+            Some(Outcome::Lookup(outcome)) => {
+                cx.act(Action::Done(Outcome::Lookup(outcome.clone())));
+                match outcome.addresses {
+                    Ok(addresses) => {
+                        self.rest = addresses;
+                        self.rest.reverse();
+                        self.try_next(cx);
+                    }
+                    Err(failure) => {
+                        let after = cx.now.since(self.started);
+                        let outcome = ProbeOutcome::dns_failure(failure.code, after);
+                        cx.act(Action::Done(Outcome::Probe(outcome)));
+                    }
+                }
+            }
+            Some(Outcome::Probe(outcome)) => self.attempted(outcome, cx),
+            Some(Outcome::Ping(outcome)) => self.attempted(outcome.probe, cx),
+            Some(Outcome::Traceroute(_)) | None => {}
+        }
+    }
+
+    fn attempted<D: Dice>(&mut self, outcome: ProbeOutcome, cx: &mut Ctx<'_, D>) {
+        let next = match outcome.result {
+            ProbeResult::Refused | ProbeResult::Unreachable => !self.rest.is_empty(),
+            ProbeResult::Connected
+            | ProbeResult::Timeout
+            | ProbeResult::Reset
+            | ProbeResult::DnsFailure => false,
+        };
+        if next {
+            return self.try_next(cx);
+        }
+        let after = cx.now.since(self.started);
+        let outcome = ProbeOutcome { after, ..outcome };
+        cx.act(Action::Done(Outcome::Probe(outcome)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::time::Duration;
+
+    use podwire_models::base::{Errno, NoChance};
+    use podwire_models::wire::{
+        Code, DnsRecord, DnsResponse, Packet, RecordData, RecordType, ResponseCode,
+    };
+
+    use super::*;
+    use crate::traffic::coredns::NameServer;
+    use crate::traffic::lookup::Flavour;
+    use crate::traffic::pipe::{Fate, Machine, Pipe, remote};
+    use crate::traffic::tcp::{ServerSettings, TcpServer};
+
+    impl Machine for Probe {
+        fn on(&mut self, event: AppEvent, cx: &mut Ctx<'_, NoChance>) {
+            self.handle(event, cx);
+        }
+    }
+
+    /// A name server and a web server behind one pipe.
+    struct Cluster(NameServer, TcpServer);
+
+    impl Machine for Cluster {
+        fn on(&mut self, event: AppEvent, cx: &mut Ctx<'_, NoChance>) {
+            let udp = matches!(&event, AppEvent::Packet(p) if p.ports().unwrap().1 == 53);
+            if !udp {
+                return self.1.handle(event, cx);
+            }
+            let zone = |name: &str, record_type| {
+                let known = name == "web.default.svc.cluster.local.";
+                let record = |data| DnsRecord {
+                    name: name.into(),
+                    ttl: 30,
+                    data: RecordData::Address(data),
+                };
+                let ips = ["10.244.9.9".parse().unwrap(), remote().0];
+                DnsResponse {
+                    code: if known {
+                        ResponseCode::NoError
+                    } else {
+                        ResponseCode::NxDomain
+                    },
+                    answers: if known && record_type == RecordType::A {
+                        ips.map(record).to_vec()
+                    } else {
+                        Vec::new()
+                    },
+                }
+            };
+            self.0.handle(event, &zone, cx);
+        }
+    }
+
+    fn probe(candidate: &str) -> Probe {
+        let resolver = LookupSettings::new(Flavour::Glibc, &["10.96.0.10".parse().unwrap()]);
+        let host = Host::Name {
+            candidates: vec![candidate.into()],
+            resolver,
+        };
+        Probe::new(host, Attempt::Tcp(80, tcp::ClientSettings::default()))
+    }
+
+    fn cluster() -> Cluster {
+        let web = TcpServer::new(ServerSettings::new("web-0".into()));
+        Cluster(NameServer::new(Duration::ZERO), web)
+    }
+
+    /// The first address of the answer refuses.
+    fn refuse_one(_: usize, _: crate::traffic::pipe::Side, p: &Packet) -> Fate {
+        if p.dst == IpAddr::from([10, 244, 9, 9]) {
+            let errno = Errno::ECONNREFUSED;
+            Fate::Fail { errno, mtu: None }
+        } else {
+            Fate::Pass
+        }
+    }
+
+    #[test]
+    fn resolves_then_tries_each_address() {
+        let pipe = Pipe::new(
+            probe("web.default.svc.cluster.local."),
+            cluster(),
+            refuse_one,
+        )
+        .run();
+        let [(_, Outcome::Lookup(_)), (_, Outcome::Probe(outcome))] = pipe.done.as_slice() else {
+            panic!("lookup, then probe: {:?}", pipe.done)
+        };
+        assert_eq!(outcome.server.as_deref(), Some("web-0"));
+        assert!(pipe.left.finished());
+    }
+
+    #[test]
+    fn a_name_that_does_not_resolve() {
+        let pipe = Pipe::new(
+            probe("wbe.default.svc.cluster.local."),
+            cluster(),
+            refuse_one,
+        )
+        .run();
+        let Some((_, Outcome::Probe(outcome))) = pipe.done.last() else {
+            panic!("a probe: {:?}", pipe.done)
+        };
+        assert_eq!(outcome.result, ProbeResult::DnsFailure);
+        assert_eq!(outcome.code, Some(Code::DnsNxDomain));
+        assert!(pipe.left.finished());
+    }
+}

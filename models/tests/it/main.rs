@@ -18,6 +18,7 @@ mod show;
 mod nf;
 mod nat_laws;
 mod save_laws;
+mod service_path;
 mod track_facts;
 mod walk_facts;
 mod proxy_facts;

@@ -164,6 +164,60 @@ impl Router {
         }
     }
 
+    /// A local process sends a packet, all the way out.
+    pub(crate) fn send(&mut self, packet: Packet) -> Result<(), podwire_models::base::Errno> {
+        let mut cx = Cx {
+            now: self.now,
+            dice: &mut self.dice,
+            recorder: &mut self.steps,
+            effects: &mut self.effects,
+            next_packet: &mut self.next_packet,
+        };
+        self.netns.send(packet, &mut cx)
+    }
+
+    /// A packet comes in by a device, addressed to this machine's hardware address.
+    pub(crate) fn receive(&mut self, dev: DevIndex, packet: Packet) {
+        let mac = self.netns.device(dev).unwrap().mac;
+        let frame = podwire_models::wire::Frame {
+            src: podwire_models::base::Mac::from_hash(1),
+            dst: mac,
+            body: podwire_models::wire::Body::Ip(packet),
+        };
+        let mut cx = Cx {
+            now: self.now,
+            dice: &mut self.dice,
+            recorder: &mut self.steps,
+            effects: &mut self.effects,
+            next_packet: &mut self.next_packet,
+        };
+        self.netns.receive(dev, frame, &mut cx);
+    }
+
+    /// What left by devices since the last call.
+    pub(crate) fn left(&mut self) -> Vec<(DevIndex, Packet)> {
+        let effects = std::mem::take(&mut self.effects);
+        let frame = |effect| match effect {
+            Effect::Transmit { dev, frame } => match frame.body {
+                podwire_models::wire::Body::Ip(packet) => Some((dev, packet)),
+                podwire_models::wire::Body::Arp(_) => None,
+            },
+            _ => None,
+        };
+        effects.into_iter().filter_map(frame).collect()
+    }
+
+    /// Makes a neighbour known.
+    pub(crate) fn neighbour(&mut self, dev: &str, addr: &str) {
+        let known = Change::SetNeighbour {
+            dev: dev.into(),
+            addr: ip(addr),
+            mac: podwire_models::base::Mac::from_hash(2),
+            origin: podwire_models::base::OriginId::NONE,
+        };
+        self.netns.apply(&known).unwrap();
+    }
+
     /// What `conntrack -L` prints now.
     pub(crate) fn list(&self) -> String {
         self.netns

@@ -148,6 +148,15 @@ pub enum KernelTimer {
         /// Which resolution attempt it belongs to; older timers are ignored.
         generation: u32,
     },
+    /// Give up on a packet of which not all pieces have come (`net.ipv4.ipfrag_time`).
+    Reassembly {
+        /// Source address.
+        src: IpAddr,
+        /// Destination address.
+        dst: IpAddr,
+        /// Identification of the pieces.
+        ident: u32,
+    },
 }
 
 /// A packet on its way through one namespace, with what the kernel notes beside it (`struct sk_buff`).

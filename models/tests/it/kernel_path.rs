@@ -518,3 +518,21 @@ fn a_bridge_loses_what_its_port_cannot_take() {
     assert_eq!(net.ends(NODE), [Code::MtuExceeded]);
     assert!(net.icmp.is_empty());
 }
+
+#[test]
+fn a_lost_fragment_costs_the_whole_packet_after_thirty_seconds() {
+    let mut net = routed();
+    net.listen(B, L4::Udp, 53);
+    let mut packet = net.packet("10.244.1.2", "10.244.1.3", udp(4000, 53), 1400);
+    packet.fragment = Some(podwire_models::wire::Fragment {
+        ident: 9,
+        offset: 0,
+        len: 800,
+        more: true,
+    });
+    assert_eq!(net.send(A, packet), Ok(()));
+    assert!(net.ends(B).is_empty());
+    net.run(Duration::from_secs(30));
+    assert_eq!(net.ends(B), [Code::FragmentLost]);
+    assert!(net.delivered.is_empty());
+}

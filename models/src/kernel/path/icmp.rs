@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::netfilter::chain::RejectWith;
-use super::super::{Cx, Effect, Netns, Skb};
+use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
 use crate::base::{Dice, Family, FxIndexMap, Time};
 use crate::wire::{
     Action, Code, Decider, DeciderKind, DevIndex, Fragment, Head, Icmp, IcmpError, Packet, Payload,
@@ -16,16 +16,24 @@ use crate::wire::{
 const MTU_EXPIRES: Duration = Duration::from_secs(600);
 /// Tokens a destination starts with (`XRLIM_BURST_FACTOR`).
 const BURST: u64 = 6;
-/// Largest share of pieces waiting for the rest of their packets, in packets.
-const FRAGMENT_QUEUES: usize = 1024;
+/// How long pieces wait for the rest of their packet (`net.ipv4.ipfrag_time`).
+const REASSEMBLY: Duration = Duration::from_secs(30);
 
 /// ICMP token buckets, cached path MTUs, and packets being put together.
 #[derive(Clone, Debug, Default)]
 pub struct IcmpState {
     buckets: FxIndexMap<IpAddr, Bucket>,
     path_mtu: FxIndexMap<IpAddr, (u32, Time)>,
-    fragments: FxIndexMap<(IpAddr, IpAddr, u32), Vec<Fragment>>,
+    fragments: FxIndexMap<(IpAddr, IpAddr, u32), Partial>,
     last_ident: u32,
+}
+
+/// A packet of which some pieces have come.
+#[derive(Clone, Debug)]
+struct Partial {
+    packet: Packet,
+    pieces: Vec<Fragment>,
+    until: Time,
 }
 
 /// A token bucket in units of time (`inet_peer_xrlim_allow`).
@@ -337,25 +345,30 @@ impl Netns {
     }
 
     /// Puts a packet together; returns it once all pieces are there.
-    ///
-    /// # Fidelity
-    /// An incomplete packet waits until more than a thousand others do, rather than 30 seconds.
     pub(super) fn reassemble<D: Dice, R: Recorder>(
         &mut self,
         piece: &Packet,
         cx: &mut Cx<'_, D, R>,
     ) -> Option<Packet> {
         let fragment = piece.fragment?;
-        let key = (piece.src, piece.dst, fragment.ident);
-        let pieces = self.icmp.fragments.entry(key).or_default();
-        if !pieces.iter().any(|p| p.offset == fragment.offset) {
-            pieces.push(fragment);
+        let (src, dst, ident) = (piece.src, piece.dst, fragment.ident);
+        let key = (src, dst, ident);
+        let begins = !self.icmp.fragments.contains_key(&key);
+        let partial = self.icmp.fragments.entry(key).or_insert_with(|| Partial {
+            packet: piece.clone(),
+            pieces: Vec::new(),
+            until: cx.now + REASSEMBLY,
+        });
+        if !partial.pieces.iter().any(|p| p.offset == fragment.offset) {
+            partial.pieces.push(fragment);
         }
         let total = piece.transport.header_len() + piece.payload.len();
-        let have: u32 = pieces.iter().map(|p| p.len).sum();
+        let have: u32 = partial.pieces.iter().map(|p| p.len).sum();
         if have < total {
-            if self.icmp.fragments.len() > FRAGMENT_QUEUES {
-                self.icmp.fragments.shift_remove_index(0);
+            if begins {
+                let timer = KernelTimer::Reassembly { src, dst, ident };
+                let after = REASSEMBLY;
+                cx.effects.push(Effect::Timer { after, timer });
             }
             return None;
         }
@@ -368,5 +381,26 @@ impl Netns {
             Step::about(&whole, Action::Reassembled)
         });
         Some(whole)
+    }
+
+    /// Gives up on a packet of which a piece is missing (`ip_expire`).
+    ///
+    /// # Fidelity
+    /// Linux also sends an ICMP error if the first piece is there.
+    pub(super) fn reassembly_timer<D: Dice, R: Recorder>(
+        &mut self,
+        key: (IpAddr, IpAddr, u32),
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let waiting = self.icmp.fragments.get(&key);
+        if waiting.is_none_or(|partial| partial.until > cx.now) {
+            return;
+        }
+        if let Some(partial) = self.icmp.fragments.swap_remove(&key) {
+            let seconds = i64::try_from(REASSEMBLY.as_secs()).unwrap_or(0);
+            let by = Some(Self::sysctl_says("net.ipv4.ipfrag_time", seconds));
+            let code = Code::FragmentLost;
+            self.drop_packet(&partial.packet, None, Stage::Receive, code, by, cx);
+        }
     }
 }

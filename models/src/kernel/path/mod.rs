@@ -119,6 +119,9 @@ impl Netns {
             } => {
                 self.neighbour_timer(dev, addr, generation, cx);
             }
+            KernelTimer::Reassembly { src, dst, ident } => {
+                self.reassembly_timer((src, dst, ident), cx);
+            }
         }
     }
 

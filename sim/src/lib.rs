@@ -14,3 +14,6 @@ pub mod manifest;
 pub mod render;
 pub mod traffic;
 pub mod scenario;
+pub mod simulation;
+pub mod program;
+pub mod lab;

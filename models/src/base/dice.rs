@@ -61,6 +61,16 @@ pub trait Dice {
     fn pick(&mut self, stream: Stream, n: u64) -> u64;
 }
 
+impl<D: Dice + ?Sized> Dice for &mut D {
+    fn chance(&mut self, stream: Stream, p: Ratio) -> bool {
+        (**self).chance(stream, p)
+    }
+
+    fn pick(&mut self, stream: Stream, n: u64) -> u64 {
+        (**self).pick(stream, n)
+    }
+}
+
 /// A dice for callers that know no chance is involved: always says no, always picks the first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoChance;

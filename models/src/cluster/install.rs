@@ -19,8 +19,10 @@ use crate::api::{Objects, Pod};
 use crate::base::addr::{host_net, nth_addr};
 use crate::base::{Family, ObjectKey, ObjectName, OriginId};
 use crate::control::cni::{Cni, NodeNet, PodNet};
+use crate::kernel::Netns;
 use crate::kernel::config::{Change, ConfigError, NewLink, NewLinkKind, NewRoute, RouteKind};
 use crate::kernel::link::Scope;
+use crate::kernel::netfilter::chain::Ruleset;
 use crate::wire::NetnsId;
 
 /// What a cluster is built from besides its objects.
@@ -401,6 +403,61 @@ impl Machines {
         let node = pod.node_name.as_ref().filter(|_| on_host)?;
         self.nodes.get(node).map(|machine| machine.netns)
     }
+}
+
+/// Puts the rules that kube-proxy (or another owner of whole chains) wants into a namespace, beside those of others:
+/// its own chains are replaced, chains of its that it no longer wants are removed, and its jumps come first in the
+/// built-in chains (`iptables -I`, `iptables-restore --noflush`).
+///
+/// # Errors
+/// As `iptables-restore`; tables written before the error stay.
+pub fn program_rules(
+    netns: &mut Netns,
+    family: Family,
+    wanted: &Ruleset,
+    owns: impl Fn(&str) -> bool,
+) -> Result<(), ConfigError> {
+    for (table, rules) in &wanted.tables {
+        let present = |netns: &Netns| {
+            let all = netns
+                .netfilter
+                .as_ref()
+                .and_then(|n| n.rules(family).cloned());
+            all.and_then(|rules| rules.ruleset().tables.get(table).cloned())
+                .unwrap_or_default()
+        };
+        let before = present(netns);
+        let stale: Vec<Arc<str>> = before
+            .chains
+            .keys()
+            .filter(|name| owns(name) && !rules.chains.contains_key(*name))
+            .cloned()
+            .collect();
+        let own = rules
+            .chains
+            .iter()
+            .filter(|(_, chain)| chain.policy.is_none());
+        let own = own.map(|(name, chain)| (Arc::clone(name), chain.rules.clone()));
+        netns.replace_chains(family, *table, own.collect::<Vec<_>>(), &stale)?;
+        for (name, chain) in rules
+            .chains
+            .iter()
+            .filter(|(_, chain)| chain.policy.is_some())
+        {
+            let existing = before
+                .chains
+                .get(name)
+                .map_or(&[][..], |c| c.rules.as_slice());
+            let mut at = 0;
+            for rule in &chain.rules {
+                if !existing.contains(rule) {
+                    netns.add_rule(family, *table, name, Some(at), rule.clone())?;
+                }
+                at += 1;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn port_name(prefix: &str, n: usize) -> String {

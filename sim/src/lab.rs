@@ -1,0 +1,281 @@
+//! From objects to a running cluster: settled, installed, programmed, with a server behind every declared port.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podwire_models::api::{EndpointSlice, Objects, Pod, Service};
+use podwire_models::base::{Dice, Family, Namespace, OriginId, Protocol};
+use podwire_models::cluster::install::{InstallError, Machines, Site, program_rules};
+use podwire_models::cluster::settle::{self, Allocators, Shortfall};
+use podwire_models::control::dns::records::Zone;
+use podwire_models::control::endpoints;
+use podwire_models::control::proxy::{Flags, NodeView, ServiceView, Version, iptables};
+use podwire_models::wire::{Code, L4};
+
+use crate::program::Program;
+use crate::simulation::{Simulation, Witness};
+use crate::source::OriginTable;
+use crate::trace::names::Names;
+use crate::traffic::coredns::NameServer;
+use crate::traffic::{tcp, udp};
+
+/// How a cluster is to be built.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Underlay, plugin, ranges, outside hosts.
+    pub site: Site,
+    /// kube-proxy's flags; the cluster's pod ranges are its `--cluster-cidr` unless one is given.
+    pub flags: Flags,
+    /// Kubernetes release.
+    pub version: Version,
+    /// How many nodes to make up if the objects have none; 0 is two.
+    pub nodes: u32,
+}
+
+/// A settled cluster, before anything moves.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    /// How it was built.
+    pub plan: Plan,
+    /// Its objects, with everything the control plane filled in.
+    pub objects: Objects,
+    /// Its endpoint slices: those of the input and those of the controller.
+    pub slices: Vec<EndpointSlice>,
+    /// Its machines, programmed.
+    pub machines: Machines,
+    /// State of the allocators.
+    pub allocators: Allocators,
+    /// What the control plane could not do.
+    pub shortfalls: Vec<Shortfall>,
+    /// The cluster's names.
+    pub zone: Arc<Zone>,
+}
+
+impl Lab {
+    /// Builds a cluster.
+    pub fn build(mut objects: Objects, plan: Plan) -> Self {
+        let wanted = if plan.nodes == 0 { 2 } else { plan.nodes };
+        let (allocators, mut shortfalls) = settle::settle(&mut objects, &plan.site, wanted);
+        let slices = all_slices(&objects);
+        let (mut machines, errors) = Machines::install(&objects, &plan.site);
+        shortfalls.extend(errors.into_iter().map(refused));
+        let zone = zone(&objects, &slices, &plan.site);
+        program_nodes(&mut machines, &objects, &slices, &plan, &mut shortfalls);
+        Self {
+            plan,
+            objects,
+            slices,
+            machines,
+            allocators,
+            shortfalls,
+            zone: Arc::new(zone),
+        }
+    }
+
+    /// Returns the names of all places, for traces.
+    pub fn names(&self, origins: &OriginTable) -> Names {
+        let mut names = Names::default();
+        names.origins.clone_from(origins);
+        for netns in self.machines.cluster.iter() {
+            let node = self.node_of(&netns.name);
+            names.name_netns(netns.id, node.as_deref(), &netns.name);
+            for device in netns.devices.iter().flatten() {
+                names.name_device(netns.id, device.index, &device.name);
+            }
+        }
+        names
+    }
+
+    fn node_of(&self, netns: &str) -> Option<String> {
+        if let Some(node) = netns.strip_prefix("node/") {
+            return Some(node.to_owned());
+        }
+        let pod = netns.strip_prefix("pod/")?;
+        let attached = self
+            .machines
+            .pods
+            .iter()
+            .find(|(key, _)| key.to_string() == pod);
+        attached.map(|(_, attached)| attached.node.to_string())
+    }
+
+    /// Sets the cluster in motion: servers listen on every declared port of every running pod.
+    pub fn start<D: Dice, R: Witness>(&self, dice: D, recorder: R) -> Simulation<Program, D, R> {
+        let mut simulation = Simulation::new(self.machines.clone(), dice, recorder);
+        for pod in self.objects.pods.values() {
+            self.start_pod(pod, &mut simulation);
+        }
+        simulation
+    }
+
+    /// Starts the servers of one pod.
+    pub fn start_pod<D: Dice, R: Witness>(
+        &self,
+        pod: &Pod,
+        simulation: &mut Simulation<Program, D, R>,
+    ) {
+        let Some(netns) = self.machines.netns_of(pod) else {
+            return;
+        };
+        let name: Arc<str> = pod.key.to_string().into();
+        let dns = self.is_name_server(pod);
+        for container in pod.spec.running() {
+            for port in &container.ports {
+                let label = format!(
+                    "server {name}/{} {}/{}",
+                    container.name, port.container_port, port.protocol
+                );
+                let (l4, program) = match port.protocol {
+                    Protocol::Udp if dns && port.container_port == 53 => {
+                        let server = NameServer::new(std::time::Duration::ZERO);
+                        (L4::Udp, Program::NameServer(server, Arc::clone(&self.zone)))
+                    }
+                    Protocol::Udp => {
+                        let settings = udp::ServerSettings::new(Arc::clone(&name));
+                        (L4::Udp, Program::UdpServer(udp::UdpServer::new(settings)))
+                    }
+                    Protocol::Tcp => {
+                        let mut settings = tcp::ServerSettings::new(Arc::clone(&name));
+                        settings.mtu = simulation.mtu_of(netns);
+                        let server = tcp::TcpServer::new(settings);
+                        (L4::Tcp, Program::TcpServer(Box::new(server)))
+                    }
+                    Protocol::Sctp => continue,
+                };
+                let app = simulation.add_app(netns, &label, program);
+                // The second container that wants a port cannot bind it; settling has reported the conflict.
+                let _ = simulation.listen(app, l4, None, port.container_port);
+            }
+        }
+    }
+
+    fn is_name_server(&self, pod: &Pod) -> bool {
+        let mut services = self.objects.services.values();
+        let kube_dns = services.find(|service| {
+            service.key.namespace.as_str() == "kube-system"
+                && service.key.name.as_str() == "kube-dns"
+        });
+        kube_dns.is_some_and(|service| {
+            service.key.namespace == pod.key.namespace
+                && service
+                    .selector
+                    .as_ref()
+                    .is_some_and(|s| s.matches(&pod.labels))
+        })
+    }
+
+    /// Returns the address of the cluster's name service.
+    pub fn dns_ips(&self) -> Vec<IpAddr> {
+        let mut services = self.objects.services.values();
+        let kube_dns = services.find(|service| {
+            service.key.namespace.as_str() == "kube-system"
+                && service.key.name.as_str() == "kube-dns"
+        });
+        kube_dns
+            .map(|service| service.cluster_ips().to_vec())
+            .unwrap_or_default()
+    }
+
+    /// Returns the running pods a workload owns, or the pod itself.
+    pub fn pods_of(&self, kind: &str, namespace: &str, name: &str) -> Vec<&Pod> {
+        let belongs = |pod: &&Pod| {
+            if pod.key.namespace.as_str() != namespace || pod.pod_ips.is_empty() {
+                return false;
+            }
+            if kind == "Pod" {
+                return pod.key.name.as_str() == name;
+            }
+            pod.owner.as_ref().is_some_and(|owner| {
+                let direct = *owner.kind == *kind && owner.name.as_str() == name;
+                let by_replica_set = kind == "Deployment"
+                    && &*owner.kind == "ReplicaSet"
+                    && owner
+                        .name
+                        .as_str()
+                        .rsplit_once('-')
+                        .is_some_and(|(d, _)| d == name);
+                direct || by_replica_set
+            })
+        };
+        self.objects.pods.values().filter(belongs).collect()
+    }
+
+    /// Returns the Service with an address, and its port's number if the port is listed.
+    pub fn service_at(&self, ip: IpAddr) -> Option<&Service> {
+        self.objects
+            .services
+            .values()
+            .find(|service| service.cluster_ips().contains(&ip))
+    }
+}
+
+fn refused(error: InstallError) -> Shortfall {
+    Shortfall {
+        code: Code::DeviceDown,
+        object: error.place.to_string(),
+        says: error.error.to_string(),
+        origin: error.origin,
+    }
+}
+
+/// Returns the slices of the input and those the controller writes.
+fn all_slices(objects: &Objects) -> Vec<EndpointSlice> {
+    let mut slices: Vec<EndpointSlice> = objects.endpoint_slices.values().cloned().collect();
+    slices.extend(endpoints::slices(objects));
+    slices
+}
+
+fn zone(objects: &Objects, slices: &[EndpointSlice], site: &Site) -> Zone {
+    let namespaces: Vec<Namespace> = objects
+        .namespaces
+        .keys()
+        .filter_map(|name| name.as_str().parse().ok())
+        .collect();
+    let slices: Vec<&EndpointSlice> = slices.iter().collect();
+    Zone::new(
+        &site.domain,
+        &namespaces,
+        objects.services.values(),
+        &slices,
+    )
+}
+
+/// Lets every node's kube-proxy write its rules.
+fn program_nodes(
+    machines: &mut Machines,
+    objects: &Objects,
+    slices: &[EndpointSlice],
+    plan: &Plan,
+    shortfalls: &mut Vec<Shortfall>,
+) {
+    let mut flags = plan.flags.clone();
+    if flags.cluster_cidr.is_empty() {
+        flags.cluster_cidr.clone_from(&plan.site.pod_cidrs);
+    }
+    for family in Family::ALL {
+        let view = ServiceView::new(objects.services.values(), slices, family);
+        for (name, machine) in &machines.nodes {
+            let Some(node) = objects.nodes.get(name) else {
+                continue;
+            };
+            let Some(netns) = machines.cluster.netns_mut(machine.netns) else {
+                continue;
+            };
+            let addrs = netns.devices.iter().flatten().flat_map(|d| &d.addrs);
+            let local = addrs
+                .map(|a| a.net.addr())
+                .filter(|a| Family::of(*a) == family);
+            let node_view = NodeView::new(node, local.collect());
+            let rules = iptables::ruleset(&view, &node_view, &flags, plan.version);
+            let owns = |chain: &str| chain.starts_with("KUBE-");
+            if let Err(error) = program_rules(netns, family, &rules, owns) {
+                shortfalls.push(Shortfall {
+                    code: Code::NfDrop,
+                    object: format!("Node//{name}"),
+                    says: error.to_string(),
+                    origin: OriginId::NONE,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The programs that run in pods and on hosts: one enum over the state machines of [`crate::traffic`].
+
+use std::sync::Arc;
+
+use podwire_models::base::Dice;
+use podwire_models::control::dns::records::Zone;
+use podwire_models::wire::{DnsResponse, RecordType};
+
+use crate::simulation::Behaviour;
+use crate::traffic::coredns::{self, NameServer};
+use crate::traffic::tcp::{TcpClient, TcpServer};
+use crate::traffic::udp::{UdpClient, UdpServer};
+use crate::traffic::{AppEvent, Ctx};
+
+/// A program.
+#[derive(Clone, Debug)]
+pub enum Program {
+    /// Answers requests over TCP.
+    TcpServer(Box<TcpServer>),
+    /// Answers datagrams.
+    UdpServer(UdpServer),
+    /// Answers questions about names.
+    NameServer(NameServer, Arc<Zone>),
+    /// One request over TCP.
+    TcpClient(Box<TcpClient>),
+    /// One datagram.
+    UdpClient(UdpClient),
+}
+
+/// The zone, as the name server asks it.
+struct Answers<'a>(&'a Zone);
+
+impl coredns::Zone for Answers<'_> {
+    fn answer(&self, name: &str, record_type: RecordType) -> DnsResponse {
+        self.0.answer(name, record_type)
+    }
+}
+
+impl Behaviour for Program {
+    fn handle<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>) {
+        match self {
+            Self::TcpServer(server) => server.handle(event, cx),
+            Self::UdpServer(server) => server.handle(event, cx),
+            Self::NameServer(server, zone) => server.handle(event, &Answers(zone), cx),
+            Self::TcpClient(client) => client.handle(event, cx),
+            Self::UdpClient(client) => client.handle(event, cx),
+        }
+    }
+}

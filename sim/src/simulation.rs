@@ -1,0 +1,590 @@
+//! Everything that can happen, and the loop that lets it happen: events by (time, sequence) over the machines of a
+//! cluster and the applications in them.
+//!
+//! An event exists only where something can wait: a wire with a delay, a timer, an application. Crossing the stages
+//! of a namespace, and a veth pair without delay, are plain calls.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use podwire_models::base::hash::stable_hash;
+use podwire_models::base::{Dice, Errno, FxIndexMap, Purpose, Stream, Time};
+use podwire_models::cluster::WireEnd;
+use podwire_models::cluster::carry::Carried;
+use podwire_models::cluster::install::Machines;
+use podwire_models::kernel::socket::SocketId;
+use podwire_models::kernel::{Cx, Effect, KernelTimer, Netns};
+use podwire_models::wire::{
+    Action as StepAction, FlowKey, Frame, L4, NetnsId, NoRecorder, PacketId, Place, Recorder,
+    Stage, Step,
+};
+
+use crate::engine::queue::{Handle, Queue};
+use crate::trace::record::TraceRecorder;
+use crate::traffic::{Action, AppEvent, Ctx, End, Outcome, Token};
+
+/// A recorder that knows when, and because of what.
+pub trait Witness: Recorder {
+    /// From now on steps happen at `now`, because of `cause`.
+    fn begin(&mut self, now: Time, cause: Option<u64>);
+    /// The latest step, which is the cause of what is scheduled now.
+    fn cause(&self) -> Option<u64>;
+}
+
+impl Witness for NoRecorder {
+    fn begin(&mut self, _: Time, _: Option<u64>) {}
+    fn cause(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Witness for TraceRecorder {
+    fn begin(&mut self, now: Time, cause: Option<u64>) {
+        Self::begin(self, now, cause);
+    }
+    fn cause(&self) -> Option<u64> {
+        Self::cause(self)
+    }
+}
+
+/// Everything that can ever happen.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A frame reaches the end of a wire.
+    Arrive {
+        /// Where.
+        at: WireEnd,
+        /// What.
+        frame: Box<Frame>,
+    },
+    /// A timer of a kernel.
+    Kernel {
+        /// Whose.
+        netns: NetnsId,
+        /// Which.
+        timer: KernelTimer,
+    },
+    /// A timer of an application or its sockets.
+    App {
+        /// Whose.
+        app: AppId,
+        /// Which.
+        token: Token,
+    },
+    /// An application begins.
+    Start {
+        /// Which.
+        app: AppId,
+    },
+}
+
+/// Identifies an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AppId(pub u32);
+
+/// A client or server: any state machine of [`crate::traffic`].
+pub trait Behaviour {
+    /// Handles one event.
+    fn handle<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>);
+}
+
+/// An application in a namespace.
+#[derive(Clone, Debug)]
+struct App<M> {
+    netns: NetnsId,
+    name: Arc<str>,
+    flow: FlowKey,
+    machine: M,
+    timers: FxIndexMap<Token, Handle>,
+    outcomes: Vec<Outcome>,
+    /// Whether it receives what raw ICMP sockets receive.
+    raw: bool,
+}
+
+/// Who owns a socket, and its ends.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    app: AppId,
+    l4: L4,
+    local: End,
+    remote: Option<End>,
+}
+
+/// A cluster in motion: machines, applications, and what is to come. `M` is the set of application machines, `D`
+/// answers questions of chance, `R` watches.
+#[derive(Clone, Debug)]
+pub struct Simulation<M, D, R> {
+    /// The machines.
+    pub machines: Machines,
+    /// Who answers questions of chance.
+    pub dice: D,
+    /// Who watches.
+    pub recorder: R,
+    queue: Queue<(Option<u64>, Event)>,
+    now: Time,
+    apps: Vec<App<M>>,
+    owners: FxIndexMap<(NetnsId, SocketId), Owner>,
+    next_packet: u64,
+    effects: Vec<Effect>,
+    work: VecDeque<(NetnsId, Effect)>,
+    inbox: VecDeque<(AppId, AppEvent)>,
+    events: u64,
+}
+
+impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
+    /// Returns a simulation at time zero in which nothing is about to happen.
+    pub fn new(machines: Machines, dice: D, recorder: R) -> Self {
+        Self {
+            machines,
+            dice,
+            recorder,
+            queue: Queue::new(),
+            now: Time::ZERO,
+            apps: Vec::new(),
+            owners: FxIndexMap::default(),
+            next_packet: 0,
+            effects: Vec::new(),
+            work: VecDeque::new(),
+            inbox: VecDeque::new(),
+            events: 0,
+        }
+    }
+
+    /// Returns the present moment.
+    pub const fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Returns how many events have happened.
+    pub const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Puts an application into a namespace. Its packets' draws depend on `name` alone.
+    pub fn add_app(&mut self, netns: NetnsId, name: &str, machine: M) -> AppId {
+        let id = AppId(u32::try_from(self.apps.len()).expect("fewer than 2^32 applications"));
+        self.apps.push(App {
+            netns,
+            name: name.into(),
+            flow: FlowKey(stable_hash(name.as_bytes())),
+            machine,
+            timers: FxIndexMap::default(),
+            outcomes: Vec::new(),
+            raw: false,
+        });
+        id
+    }
+
+    /// Lets an application receive what raw ICMP sockets receive.
+    pub fn listen_raw(&mut self, app: AppId) {
+        if let Some(app) = self.apps.get_mut(app.0 as usize) {
+            app.raw = true;
+        }
+    }
+
+    /// Binds a listening socket of an application.
+    ///
+    /// # Errors
+    /// EADDRINUSE if somebody listens there already.
+    pub fn listen(
+        &mut self,
+        app: AppId,
+        l4: L4,
+        addr: Option<IpAddr>,
+        port: u16,
+    ) -> Result<(), Errno> {
+        let netns = self
+            .apps
+            .get(app.0 as usize)
+            .map(|a| a.netns)
+            .ok_or(Errno::EINVAL)?;
+        let space = self
+            .machines
+            .cluster
+            .netns_mut(netns)
+            .ok_or(Errno::EINVAL)?;
+        let socket = space.sockets.bind(l4, addr, port)?;
+        let any = IpAddr::from([0, 0, 0, 0]);
+        let local = (addr.unwrap_or(any), port);
+        self.owners.insert(
+            (netns, socket),
+            Owner {
+                app,
+                l4,
+                local,
+                remote: None,
+            },
+        );
+        Ok(())
+    }
+
+    /// Lets an application begin at a moment.
+    pub fn start_at(&mut self, at: Time, app: AppId) {
+        self.schedule(at, Event::Start { app });
+    }
+
+    /// Returns what an application has found out.
+    pub fn outcomes(&self, app: AppId) -> &[Outcome] {
+        self.apps
+            .get(app.0 as usize)
+            .map_or(&[], |a| a.outcomes.as_slice())
+    }
+
+    /// Returns the machine of an application.
+    pub fn machine(&self, app: AppId) -> Option<&M> {
+        self.apps.get(app.0 as usize).map(|a| &a.machine)
+    }
+
+    fn schedule(&mut self, at: Time, event: Event) -> Handle {
+        self.queue.push(at, (self.recorder.cause(), event))
+    }
+
+    /// Lets the next event happen, if there is one before or at `limit`; returns whether there was.
+    pub fn step(&mut self, limit: Time) -> bool {
+        let Some((at, (cause, event))) = self.queue.pop_until(limit) else {
+            return false;
+        };
+        assert!(at >= self.now, "time moves forward");
+        self.now = at;
+        self.events += 1;
+        self.recorder.begin(at, cause);
+        match event {
+            Event::Arrive { at, frame } => self.arrive(at, *frame),
+            Event::Kernel { netns, timer } => {
+                self.in_netns(netns, |netns, cx| netns.timer(timer, cx));
+            }
+            Event::App { app, token } => {
+                if let Some(state) = self.apps.get_mut(app.0 as usize) {
+                    state.timers.swap_remove(&token);
+                }
+                self.inbox.push_back((app, AppEvent::Timer(token)));
+            }
+            Event::Start { app } => self.inbox.push_back((app, AppEvent::Start)),
+        }
+        self.work_off();
+        true
+    }
+
+    /// Lets everything happen up to a moment.
+    pub fn run_until(&mut self, limit: Time) {
+        while self.step(limit) {}
+        self.now = self.now.max(limit);
+    }
+
+    /// Lets things happen until an application has found something out, nothing is left, or it is `limit`.
+    pub fn run_until_outcome(&mut self, app: AppId, limit: Time) -> Option<&Outcome> {
+        while self.outcomes(app).is_empty() && self.step(limit) {}
+        self.outcomes(app).first()
+    }
+
+    /// Records a step of the simulation's own.
+    pub fn note(&mut self, place: Place, step: Step) {
+        if R::ENABLED {
+            self.recorder.begin(self.now, None);
+            self.recorder.record(place, step);
+        }
+    }
+
+    /// Does something in a namespace, now, with all that follows at once.
+    pub fn act<T>(
+        &mut self,
+        id: NetnsId,
+        f: impl FnOnce(&mut Netns, &mut Cx<'_, D, R>) -> T,
+    ) -> Option<T> {
+        self.recorder.begin(self.now, None);
+        let result = self.in_netns(id, f);
+        self.work_off();
+        result
+    }
+
+    fn in_netns<T>(
+        &mut self,
+        id: NetnsId,
+        f: impl FnOnce(&mut Netns, &mut Cx<'_, D, R>) -> T,
+    ) -> Option<T> {
+        if self.machines.cluster.is_off(id) {
+            return None;
+        }
+        let netns = self.machines.cluster.netns_mut(id)?;
+        let mut cx = Cx {
+            now: self.now,
+            dice: &mut self.dice,
+            recorder: &mut self.recorder,
+            effects: &mut self.effects,
+            next_packet: &mut self.next_packet,
+        };
+        let result = f(netns, &mut cx);
+        self.work
+            .extend(self.effects.drain(..).map(|effect| (id, effect)));
+        Some(result)
+    }
+
+    fn arrive(&mut self, (netns, dev): WireEnd, frame: Frame) {
+        self.in_netns(netns, |netns, cx| netns.receive(dev, frame, cx));
+    }
+
+    /// Carries out effects and hands events to applications until nothing is left to do now.
+    fn work_off(&mut self) {
+        loop {
+            if let Some((netns, effect)) = self.work.pop_front() {
+                self.carry_out(netns, effect);
+            } else if let Some((app, event)) = self.inbox.pop_front() {
+                self.handle(app, event);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, netns: NetnsId, effect: Effect) {
+        match effect {
+            Effect::Transmit { dev, frame } => {
+                let carried = self.machines.cluster.carry(
+                    (netns, dev),
+                    &frame,
+                    self.now,
+                    &mut self.dice,
+                    &mut self.recorder,
+                );
+                match carried {
+                    Carried::Arrives { at, when } if when <= self.now => self.arrive(at, frame),
+                    Carried::Arrives { at, when } => {
+                        self.schedule(
+                            when,
+                            Event::Arrive {
+                                at,
+                                frame: Box::new(frame),
+                            },
+                        );
+                    }
+                    Carried::Lost(_) => {}
+                }
+            }
+            Effect::Deliver { socket, packet } => {
+                if let Some(owner) = self.owners.get(&(netns, socket)) {
+                    self.inbox.push_back((owner.app, AppEvent::Packet(packet)));
+                }
+            }
+            Effect::SocketError {
+                socket,
+                errno,
+                fatal,
+                mtu,
+            } => {
+                let owner = self.owners.get(&(netns, socket));
+                if let Some(Owner {
+                    app,
+                    local,
+                    remote: Some(remote),
+                    ..
+                }) = owner.copied()
+                {
+                    let event = AppEvent::Error {
+                        local,
+                        remote,
+                        errno,
+                        fatal,
+                        mtu,
+                    };
+                    self.inbox.push_back((app, event));
+                }
+            }
+            Effect::IcmpReceived { packet } => {
+                for (n, app) in self.apps.iter().enumerate() {
+                    if app.raw && app.netns == netns {
+                        let id = AppId(u32::try_from(n).expect("fewer than 2^32 applications"));
+                        self.inbox.push_back((id, AppEvent::Packet(packet.clone())));
+                    }
+                }
+            }
+            Effect::Timer { after, timer } => {
+                self.schedule(self.now + after, Event::Kernel { netns, timer });
+            }
+        }
+    }
+
+    fn handle(&mut self, id: AppId, event: AppEvent) {
+        let Some(app) = self.apps.get_mut(id.0 as usize) else {
+            return;
+        };
+        let mut actions = Vec::new();
+        let mut cx = Ctx {
+            now: self.now,
+            flow: app.flow,
+            dice: &mut self.dice,
+            actions: &mut actions,
+        };
+        app.machine.handle(event, &mut cx);
+        for action in actions {
+            self.perform(id, action);
+        }
+    }
+
+    fn perform(&mut self, id: AppId, action: Action) {
+        let Some((netns, flow)) = self.apps.get(id.0 as usize).map(|a| (a.netns, a.flow)) else {
+            return;
+        };
+        match action {
+            Action::Open {
+                l4,
+                remote,
+                connected,
+            } => {
+                let event = match self.open(id, netns, flow, l4, remote, connected) {
+                    Ok((local, mtu)) => AppEvent::Opened { local, mtu },
+                    Err(errno) => AppEvent::OpenFailed { errno },
+                };
+                self.inbox.push_back((id, event));
+            }
+            Action::Accept { local, remote } => {
+                self.register(id, netns, L4::Tcp, local, remote);
+            }
+            Action::Close { l4, local, remote } => self.close(netns, l4, local, remote),
+            Action::Send(mut packet) => {
+                self.next_packet += 1;
+                packet.id = PacketId(self.next_packet);
+                let port = packet.ports().map_or(0, |(_, dport)| dport);
+                let remote = (packet.dst, port);
+                let sent = self.in_netns(netns, |netns, cx| netns.send(packet, cx));
+                if let Some(Err(errno)) = sent {
+                    self.inbox
+                        .push_back((id, AppEvent::SendFailed { remote, errno }));
+                }
+            }
+            Action::Dropped { packet: _, code } => {
+                let place = Place {
+                    netns: Some(netns),
+                    dev: None,
+                    stage: Stage::Socket,
+                };
+                if R::ENABLED {
+                    self.recorder
+                        .record(place, Step::general(StepAction::Dropped { code }));
+                }
+            }
+            Action::SetTimer { after, token } => {
+                let handle = self.schedule(self.now + after, Event::App { app: id, token });
+                if let Some(app) = self.apps.get_mut(id.0 as usize) {
+                    app.timers.insert(token, handle);
+                }
+            }
+            Action::CancelTimer { token } => {
+                let handle = self.apps.get_mut(id.0 as usize);
+                if let Some(handle) = handle.and_then(|a| a.timers.swap_remove(&token)) {
+                    self.queue.cancel(handle);
+                }
+            }
+            Action::Done(outcome) => self.done(id, netns, outcome),
+        }
+    }
+
+    fn done(&mut self, id: AppId, netns: NetnsId, outcome: Outcome) {
+        let Some(app) = self.apps.get_mut(id.0 as usize) else {
+            return;
+        };
+        if R::ENABLED {
+            let place = Place {
+                netns: Some(netns),
+                dev: None,
+                stage: Stage::Socket,
+            };
+            let what = format!("{}: {outcome:?}", app.name);
+            self.recorder
+                .record(place, Step::general(StepAction::App { what }));
+        }
+        app.outcomes.push(outcome);
+    }
+
+    /// `socket`, `bind` to an ephemeral port, and `connect`.
+    fn open(
+        &mut self,
+        id: AppId,
+        netns: NetnsId,
+        flow: FlowKey,
+        l4: L4,
+        remote: End,
+        connected: bool,
+    ) -> Result<(End, u32), Errno> {
+        let space = self
+            .machines
+            .cluster
+            .netns_mut(netns)
+            .ok_or(Errno::ENETUNREACH)?;
+        let source = space.source_for(remote.0)?;
+        let mtu = space.path_mtu(remote.0, self.now);
+        let (first, last) = space.sysctls.local_port_range();
+        let size = u64::from(last.saturating_sub(first)) + 1;
+        let start = self
+            .dice
+            .pick(Stream::new(Purpose::SourcePort, flow.0), size);
+        let ports =
+            (0..size).filter_map(|n| u16::try_from(u64::from(first) + (start + n) % size).ok());
+        let free = |port: &u16| !space.sockets.port_taken(l4, (source, *port), remote);
+        let port = ports.into_iter().find(free).ok_or(Errno::EADDRNOTAVAIL)?;
+        let local = (source, port);
+        let (socket, peer) = if connected {
+            (space.sockets.connect(l4, local, remote)?, Some(remote))
+        } else {
+            (space.sockets.bind(l4, Some(source), port)?, None)
+        };
+        self.owners.insert(
+            (netns, socket),
+            Owner {
+                app: id,
+                l4,
+                local,
+                remote: peer,
+            },
+        );
+        Ok((local, mtu))
+    }
+
+    fn register(&mut self, app: AppId, netns: NetnsId, l4: L4, local: End, remote: End) {
+        let Some(space) = self.machines.cluster.netns_mut(netns) else {
+            return;
+        };
+        if let Ok(socket) = space.sockets.connect(l4, local, remote) {
+            let owner = Owner {
+                app,
+                l4,
+                local,
+                remote: Some(remote),
+            };
+            self.owners.insert((netns, socket), owner);
+        }
+    }
+
+    fn close(&mut self, netns: NetnsId, l4: L4, local: End, remote: End) {
+        let ends = |owner: &Owner| {
+            owner.l4 == l4 && owner.local == local && owner.remote.is_none_or(|r| r == remote)
+        };
+        let found = self
+            .owners
+            .iter()
+            .find(|((n, _), owner)| *n == netns && ends(owner));
+        let Some((&(_, socket), _)) = found else {
+            return;
+        };
+        self.owners.swap_remove(&(netns, socket));
+        if let Some(space) = self.machines.cluster.netns_mut(netns) {
+            space.sockets.close(socket);
+        }
+    }
+
+    /// Returns the MTU of a namespace's first device that is not loopback.
+    pub fn mtu_of(&self, netns: NetnsId) -> u32 {
+        let netns = self.machines.cluster.netns(netns);
+        let mut devices = netns
+            .iter()
+            .flat_map(|n| n.devices.iter().flatten())
+            .skip(1);
+        devices.next().map_or(1500, |device| device.mtu)
+    }
+
+    /// Returns how long until the next event, if there is one.
+    pub fn idle_for(&self) -> Option<Duration> {
+        self.queue.next_at().map(|at| at.since(self.now))
+    }
+}

@@ -195,3 +195,13 @@ fn rules_are_edited_in_place() {
     let rules = router.netns.netfilter.as_ref().unwrap().rules(V4).unwrap();
     assert!(!rules.ruleset().save(V4).contains("OWN"));
 }
+
+#[test]
+fn the_path_back_decides() {
+    let rules =
+        "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m rpfilter --invert -j DROP\nCOMMIT";
+    let mut router = Router::new(rules);
+    assert_eq!(verdict(&mut router), Ok(0));
+    let spoofed = router.out(udp("192.168.50.77", 5, "8.8.8.8", 9)).map(|_| 0);
+    assert_eq!(spoofed, drop(Code::NfDrop));
+}

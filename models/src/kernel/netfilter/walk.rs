@@ -1,8 +1,5 @@
 //! How a packet goes through the rules of one hook: the reference, rule by rule, as the kernel does
 //! (`ipt_do_table`, `xt_*.c`, `nf_nat_inet_fn`).
-//!
-//! # Fidelity
-//! `-m rpfilter` always finds the path back; the routing code has its own reverse path filter.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -542,8 +539,8 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     /// Whether a match extension holds.
     fn extension(&mut self, m: &Match) -> bool {
         match m {
-            Match::Comment(_) | Match::Nfacct(_) | Match::RpFilter { invert: false, .. } => true,
-            Match::RpFilter { invert: true, .. } => false,
+            Match::Comment(_) | Match::Nfacct(_) => true,
+            Match::RpFilter { loose, invert, .. } => self.has_path_back(*loose) != *invert,
             Match::Tcp {
                 sport,
                 dport,
@@ -648,6 +645,14 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 }) && holds(*is_bridged, |()| bridged)
             }
         }
+    }
+
+    /// Whether answers to the packet's source would leave by the device it came in by, or by any (`xt_rpfilter`).
+    fn has_path_back(&self, loose: bool) -> bool {
+        let dev = self.skb.in_dev;
+        let back = || self.ns.route(self.skb.packet.src);
+        dev == Some(DevIndex::LO)
+            || back().is_ok_and(|hop| !hop.local && (loose || Some(hop.dev) == dev))
     }
 
     /// Returns the ports, unless this is a later fragment: those do not carry them.

@@ -7,7 +7,7 @@ use podwire_models::kernel::config::{Change, NewLinkKind, RouteKind};
 use podwire_models::kernel::link::PortFlags;
 use podwire_models::wire::{Action, Code, Icmp, IcmpError, L4, Packet, TcpFlags, Transport};
 
-use super::harness::{Net, ip, syn, udp};
+use super::harness::{Net, ip, new_route, syn, udp};
 
 const NODE: usize = 0;
 const A: usize = 1;
@@ -535,4 +535,34 @@ fn a_lost_fragment_costs_the_whole_packet_after_thirty_seconds() {
     net.run(Duration::from_secs(30));
     assert_eq!(net.ends(B), [Code::FragmentLost]);
     assert!(net.delivered.is_empty());
+}
+
+#[test]
+fn masquerade_takes_the_primary_address_of_the_next_hops_subnet() {
+    let mut net = Net::default();
+    net.add("node/n");
+    net.link(NODE, "eth0", 1500, NewLinkKind::Physical);
+    for addr in ["192.168.50.1/24", "192.168.50.11/24", "10.9.0.1/24"] {
+        net.addr(NODE, "eth0", addr);
+    }
+    net.link(NODE, "veth0", 1500, NewLinkKind::Veth);
+    let eth0 = net.dev(NODE, "eth0");
+    let veth0 = net.dev(NODE, "veth0");
+    let source = |dev, hop: &str| net.netns[NODE].masquerade_source(dev, ip(hop));
+    assert_eq!(source(eth0, "192.168.50.100"), Some(ip("192.168.50.1")));
+    assert_eq!(source(eth0, "10.9.0.7"), Some(ip("10.9.0.1")));
+    assert_eq!(source(eth0, "172.16.0.1"), Some(ip("192.168.50.1")));
+    assert_eq!(
+        source(veth0, "10.244.1.2"),
+        Some(ip("192.168.50.1")),
+        "any other device"
+    );
+
+    // The source hint of a route counts for local processes only.
+    let mut hinted = new_route("198.51.100.0/24", RouteKind::Unicast);
+    hinted.gateway = Some(ip("192.168.50.100"));
+    hinted.src = Some(ip("192.168.50.11"));
+    net.apply(NODE, &Change::AddRoute(hinted));
+    let local = net.netns[NODE].source_for(ip("198.51.100.1"));
+    assert_eq!(local, Ok(ip("192.168.50.11")));
 }

@@ -84,6 +84,24 @@ impl Node {
         }
     }
 
+    /// Whether both say the same, wherever they were written.
+    pub fn same(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::List(a), Value::List(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
+            }
+            (Value::Map(a), Value::Map(b)) => {
+                let in_b = |entry: &Entry| {
+                    other
+                        .entry(&entry.key)
+                        .is_some_and(|there| there.value.same(&entry.value))
+                };
+                a.len() == b.len() && a.iter().all(in_b)
+            }
+            (a, b) => a == b,
+        }
+    }
+
     /// Makes a tree of a value that was written somewhere else, all at one place.
     pub fn from_json(value: &serde_json::Value, span: Span) -> Self {
         let value = match value {

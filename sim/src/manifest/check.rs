@@ -1,0 +1,317 @@
+//! Objects against each other: addresses that two have, ranges that overlap, names of things that
+//! are not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use podwire_models::api::endpoint_slice::SERVICE_NAME_LABEL;
+use podwire_models::api::{EndpointSlice, Object, Service};
+use podwire_models::base::{ObjectKey, OriginId};
+
+use super::{Ignored, Manifests, Seen, convert};
+use crate::problem::{Problem, ProblemCode, Spot};
+use crate::source::OriginTable;
+
+/// Checks all objects, and leaves out Endpoints that nobody mirrors.
+pub(super) fn across(
+    all: &mut Manifests,
+    origins: &OriginTable,
+    problems: &mut Vec<Problem>,
+    seen: &Seen,
+) {
+    endpoints(all);
+    let places = Places { origins, seen };
+    let mut checker = Checker { places, problems };
+    checker.addresses(&all.objects);
+    checker.ranges(&all.objects);
+    checker.node_ports(&all.objects);
+    checker.references(&all.objects);
+}
+
+/// Finds where objects were defined.
+struct Places<'a> {
+    origins: &'a OriginTable,
+    seen: &'a Seen,
+}
+
+impl Places<'_> {
+    fn of(&self, object: &Object) -> Option<Spot> {
+        let reference = object.reference();
+        let (source, span, _) = self
+            .seen
+            .get(&(reference.kind.to_string(), reference.key()))?;
+        Some(span.spot(source))
+    }
+
+    fn text(&self, origin: OriginId) -> String {
+        self.origins.text(origin)
+    }
+}
+
+struct Checker<'a> {
+    places: Places<'a>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Checker<'_> {
+    fn note(&mut self, mut problem: Problem, object: &Object, label: String) -> &mut Problem {
+        match self.places.of(object) {
+            Some(spot) => problem = problem.at(spot, label),
+            None => problem
+                .notes
+                .push(format!("{}: {label}", self.places.text(object.origin()))),
+        }
+        self.problems.push(problem);
+        self.problems.last_mut().expect("one was pushed just now")
+    }
+
+    /// Notes that two objects have one thing that only one can have.
+    fn clash(&mut self, code: ProblemCode, what: &str, first: &Object, second: &Object) {
+        let title = format!(
+            "{} and {} both have {what}",
+            first.reference(),
+            second.reference()
+        );
+        let there = self.places.of(first);
+        let problem = self.note(
+            Problem::error(code, title),
+            second,
+            format!("has {what} too"),
+        );
+        problem
+            .also
+            .extend(there.map(|spot| (spot, format!("has {what}"))));
+    }
+
+    fn addresses(&mut self, objects: &[Object]) {
+        let mut owners: BTreeMap<(&str, IpAddr), &Object> = BTreeMap::new();
+        for object in objects {
+            for (space, address) in own_addresses(object) {
+                if let Some(first) = owners.insert((space, address), object) {
+                    let what = format!("the address {address}");
+                    self.clash(ProblemCode::ManDuplicateAddress, &what, first, object);
+                }
+            }
+        }
+    }
+
+    /// Pod ranges of nodes must be apart.
+    fn ranges(&mut self, objects: &[Object]) {
+        let mut ranges: Vec<(IpNet, &Object)> = Vec::new();
+        for object in objects {
+            if let Object::Node(node) = object {
+                ranges.extend(node.pod_cidrs.iter().map(|cidr| (cidr.trunc(), object)));
+            }
+        }
+        ranges.sort_by_key(|(cidr, _)| *cidr);
+        // In this order a range comes right after one that contains it, or after others inside that.
+        let mut widest: Option<(IpNet, &Object)> = None;
+        for (cidr, object) in ranges {
+            match widest {
+                Some((wide, owner)) if wide.contains(&cidr) => {
+                    let title = format!("the pod ranges of two nodes overlap: {wide} and {cidr}");
+                    let problem = Problem::error(ProblemCode::ManOverlappingCidrs, title);
+                    let there = self.places.of(owner);
+                    let problem = self.note(problem, object, format!("has {cidr}"));
+                    problem
+                        .also
+                        .extend(there.map(|spot| (spot, format!("has {wide}"))));
+                }
+                _ => widest = Some((cidr, object)),
+            }
+        }
+    }
+
+    /// A node port belongs to one Service, whatever its protocol.
+    fn node_ports(&mut self, objects: &[Object]) {
+        let mut owners: BTreeMap<u16, &Object> = BTreeMap::new();
+        for object in objects {
+            let Object::Service(service) = object else {
+                continue;
+            };
+            let ports: BTreeSet<u16> = service
+                .ports
+                .iter()
+                .filter_map(|port| port.node_port)
+                .collect();
+            for port in ports {
+                if let Some(first) = owners.insert(port, object) {
+                    let what = format!("the node port {port}");
+                    self.clash(ProblemCode::ManDuplicateAddress, &what, first, object);
+                }
+            }
+        }
+    }
+
+    /// Names of nodes and Services that are not there.
+    fn references(&mut self, objects: &[Object]) {
+        let nodes: BTreeSet<&str> = objects.iter().filter_map(node_name).collect();
+        let services: BTreeSet<ObjectKey> = objects.iter().filter_map(service_key).collect();
+        for object in objects {
+            if let Object::Pod(pod) = object
+                && let Some(name) = &pod.node_name
+                && !nodes.is_empty()
+                && !nodes.contains(name.as_str())
+            {
+                let title = format!(
+                    "{} is bound to a node that does not exist",
+                    object.reference()
+                );
+                let problem = Problem::error(ProblemCode::ManDanglingReference, title);
+                let help = format!("the nodes are: {}", some(&nodes));
+                self.note(problem, object, format!("no node is called `{name}`"))
+                    .help
+                    .push(help);
+            }
+            if let Object::Workload(workload) = object
+                && let Some(name) = &workload.service_name
+            {
+                let exists = services.iter().any(|key| {
+                    key.namespace == workload.key.namespace && key.name.as_str() == &**name
+                });
+                if !exists {
+                    let title =
+                        format!("{} names a Service that does not exist", object.reference());
+                    let problem = Problem::warning(ProblemCode::ManDanglingReference, title);
+                    let label = format!("no Service is called `{}/{name}`", workload.key.namespace);
+                    let problem = self.note(problem, object, label);
+                    problem
+                        .notes
+                        .push("its pods have no DNS names of their own".to_owned());
+                }
+            }
+        }
+    }
+}
+
+fn node_name(object: &Object) -> Option<&str> {
+    if let Object::Node(node) = object {
+        Some(node.name.as_str())
+    } else {
+        None
+    }
+}
+
+fn service_key(object: &Object) -> Option<ObjectKey> {
+    if let Object::Service(service) = object {
+        Some(service.key.clone())
+    } else {
+        None
+    }
+}
+
+fn some(names: &BTreeSet<&str>) -> String {
+    let shown: Vec<&str> = names.iter().copied().take(8).collect();
+    let more = if names.len() > shown.len() {
+        ", …"
+    } else {
+        ""
+    };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// Returns the addresses that only this object may have, each with the space it is unique in.
+fn own_addresses(object: &Object) -> Vec<(&'static str, IpAddr)> {
+    match object {
+        Object::Pod(pod) if !pod.spec.host_network && !pod.ended() => {
+            pod.pod_ips.iter().map(|ip| ("pod", *ip)).collect()
+        }
+        Object::Node(node) => node.internal_ips.iter().map(|ip| ("node", *ip)).collect(),
+        Object::Service(service) => service
+            .cluster_ips()
+            .iter()
+            .map(|ip| ("service", *ip))
+            .collect(),
+        Object::Pod(_)
+        | Object::Namespace(_)
+        | Object::Workload(_)
+        | Object::EndpointSlice(_)
+        | Object::NetworkPolicy(_)
+        | Object::Ingress(_) => Vec::new(),
+    }
+}
+
+/// Keeps the slices made of Endpoints only where the mirroring controller would make them: for a
+/// Service without a selector, and if the input does not carry its result already.
+fn endpoints(all: &mut Manifests) {
+    let mut services: BTreeMap<ObjectKey, bool> = BTreeMap::new();
+    let mut sliced: BTreeSet<(String, String)> = BTreeSet::new();
+    for object in &all.objects {
+        match object {
+            Object::Service(Service { key, selector, .. }) => {
+                services.insert(key.clone(), selector.is_some());
+            }
+            Object::EndpointSlice(slice) if !made_here(all, slice) => {
+                let service = slice.service_name().unwrap_or_default().to_owned();
+                sliced.insert((slice.key.namespace.to_string(), service));
+            }
+            _ => {}
+        }
+    }
+    let mut dropped = Vec::new();
+    for object in &all.objects {
+        let Object::EndpointSlice(slice) = object else {
+            continue;
+        };
+        if !made_here(all, slice) {
+            continue;
+        }
+        let name = slice
+            .labels
+            .get(SERVICE_NAME_LABEL)
+            .unwrap_or_default()
+            .to_owned();
+        let namespace = slice.key.namespace.to_string();
+        let selects = services
+            .iter()
+            .find(|(key, _)| key.namespace == slice.key.namespace && key.name.as_str() == name)
+            .map(|(_, selects)| *selects);
+        let why = if sliced.contains(&(namespace, name)) {
+            "its EndpointSlices are there too"
+        } else {
+            match selects {
+                None => "no Service of this name is there",
+                Some(true) => "its Service has a selector: the EndpointSlices are made from that",
+                Some(false)
+                    if slice.labels.get("endpointslice.kubernetes.io/skip-mirror")
+                        == Some("true") =>
+                {
+                    "it asks not to be mirrored"
+                }
+                Some(false) => continue,
+            }
+        };
+        dropped.push((object.reference(), slice.origin, why));
+    }
+    for (reference, origin, why) in dropped {
+        all.objects.retain(|object| object.reference() != reference);
+        all.documents.remove(&reference);
+        let object = format!("Endpoints/{}", reference.key()).into();
+        let again = all.ignored.last().is_some_and(|last| last.origin == origin);
+        if !again {
+            all.ignored.push(Ignored {
+                kind: "Endpoints".into(),
+                object,
+                origin,
+                why,
+            });
+        }
+    }
+}
+
+/// Whether the slice was made here, from Endpoints, and not read.
+fn made_here(all: &Manifests, slice: &EndpointSlice) -> bool {
+    let reference = podwire_models::api::ObjectRef::namespaced(
+        podwire_models::api::Kind::EndpointSlice,
+        &slice.key,
+    );
+    let is_endpoints = |document: &super::Document| {
+        document
+            .tree
+            .get("kind")
+            .and_then(|kind| kind.text())
+            .is_some_and(|kind| &**kind == "Endpoints")
+    };
+    convert::mirrored(slice) && all.documents.get(&reference).is_some_and(is_endpoints)
+}

@@ -1,0 +1,132 @@
+//! Finds the files that `-f` names, and reads their text: files, directories (with everything below
+//! them, in the order of names), and `-` for the standard input.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use crate::problem::{Problem, ProblemCode, Spot};
+use crate::source::Source;
+
+/// Endings of the files that are read in a directory. A file that is named itself may end as it likes.
+const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// Reads everything that is named.
+pub fn load(names: &[impl AsRef<str>]) -> (Vec<Source>, Vec<Problem>) {
+    let mut loader = Loader::default();
+    for name in names {
+        match name.as_ref() {
+            "-" => loader.standard_input(),
+            path => loader.named(Path::new(path)),
+        }
+    }
+    (loader.sources, loader.problems)
+}
+
+#[derive(Default)]
+struct Loader {
+    sources: Vec<Source>,
+    problems: Vec<Problem>,
+    /// Real paths of files that were read: one that is named twice is read once.
+    seen: BTreeSet<PathBuf>,
+}
+
+impl Loader {
+    fn standard_input(&mut self) {
+        let mut bytes = Vec::new();
+        match std::io::stdin().lock().read_to_end(&mut bytes) {
+            Ok(_) => self.bytes("<stdin>", bytes),
+            Err(error) => self.problem(ProblemCode::FileUnreadable, "<stdin>", &error.to_string()),
+        }
+    }
+
+    fn named(&mut self, path: &Path) {
+        if !path.is_dir() {
+            self.file(path);
+            return;
+        }
+        let before = self.sources.len() + self.problems.len();
+        self.directory(path, &mut Vec::new());
+        if self.sources.len() + self.problems.len() == before {
+            let why = "no file below it ends in .yaml, .yml or .json";
+            self.problem(ProblemCode::FileEmpty, &path.to_string_lossy(), why);
+        }
+    }
+
+    /// Reads a directory; `above` are the real paths of the directories it is in.
+    fn directory(&mut self, path: &Path, above: &mut Vec<PathBuf>) {
+        let name = path.to_string_lossy();
+        let real = match path.canonicalize() {
+            Ok(real) => real,
+            Err(error) => {
+                return self.problem(ProblemCode::FileUnreadable, &name, &error.to_string());
+            }
+        };
+        if above.contains(&real) {
+            let why = format!("a link leads back to {}", real.display());
+            return self.problem(ProblemCode::FileLoop, &name, &why);
+        }
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                return self.problem(ProblemCode::FileUnreadable, &name, &error.to_string());
+            }
+        };
+        let mut paths: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        paths.sort();
+        above.push(real);
+        for path in paths {
+            let ending = path
+                .extension()
+                .and_then(|ending| ending.to_str())
+                .unwrap_or_default();
+            if path.is_dir() {
+                self.directory(&path, above);
+            } else if ENDINGS.contains(&ending) {
+                self.file(&path);
+            }
+        }
+        above.pop();
+    }
+
+    fn file(&mut self, path: &Path) {
+        let name = path.to_string_lossy();
+        if let Ok(real) = path.canonicalize()
+            && !self.seen.insert(real)
+        {
+            return;
+        }
+        match fs::read(path) {
+            Ok(bytes) => self.bytes(&name, bytes),
+            Err(error) => self.problem(ProblemCode::FileUnreadable, &name, &error.to_string()),
+        }
+    }
+
+    fn bytes(&mut self, name: &str, bytes: Vec<u8>) {
+        match String::from_utf8(bytes) {
+            Ok(text) if text.contains('\0') => {
+                self.problem(ProblemCode::FileBinary, name, "there is a zero byte in it");
+            }
+            Ok(text) => self.sources.push(Source::new(name, text)),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let why = format!("byte {at} is not part of a UTF-8 text");
+                self.problem(ProblemCode::FileBinary, name, &why);
+            }
+        }
+    }
+
+    fn problem(&mut self, code: ProblemCode, name: &str, why: &str) {
+        let title = match code {
+            ProblemCode::FileBinary => format!("`{name}` is not a text file"),
+            ProblemCode::FileEmpty => format!("there is nothing to read in `{name}`"),
+            ProblemCode::FileLoop => format!("`{name}` contains itself"),
+            _ => format!("`{name}` cannot be read"),
+        };
+        self.problems
+            .push(Problem::error(code, title).at(Spot::new(name, 0..0), why));
+    }
+}

@@ -17,3 +17,4 @@ pub mod scenario;
 pub mod simulation;
 pub mod program;
 pub mod lab;
+pub mod attempt;

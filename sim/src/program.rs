@@ -8,6 +8,7 @@ use podwire_models::wire::{DnsResponse, RecordType};
 
 use crate::simulation::Behaviour;
 use crate::traffic::coredns::{self, NameServer};
+use crate::traffic::probe::Probe;
 use crate::traffic::tcp::{TcpClient, TcpServer};
 use crate::traffic::udp::{UdpClient, UdpServer};
 use crate::traffic::{AppEvent, Ctx};
@@ -25,6 +26,8 @@ pub enum Program {
     TcpClient(Box<TcpClient>),
     /// One datagram.
     UdpClient(UdpClient),
+    /// A name or address, then one of the clients, or an echo.
+    Probe(Box<Probe>),
 }
 
 /// The zone, as the name server asks it.
@@ -44,6 +47,7 @@ impl Behaviour for Program {
             Self::NameServer(server, zone) => server.handle(event, &Answers(zone), cx),
             Self::TcpClient(client) => client.handle(event, cx),
             Self::UdpClient(client) => client.handle(event, cx),
+            Self::Probe(probe) => probe.handle(event, cx),
         }
     }
 }

@@ -448,12 +448,10 @@ pub fn program_rules(
                 .chains
                 .get(name)
                 .map_or(&[][..], |c| c.rules.as_slice());
-            let mut at = 0;
-            for rule in &chain.rules {
+            for (at, rule) in (0..).zip(&chain.rules) {
                 if !existing.contains(rule) {
                     netns.add_rule(family, *table, name, Some(at), rule.clone())?;
                 }
-                at += 1;
             }
         }
     }

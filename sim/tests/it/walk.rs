@@ -1,6 +1,7 @@
 //! A packet walks: from a pod through a Service to another pod and back, under every profile.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use podwire::attempt::{Attempted, Request};
 use podwire::engine::dice::Seeded;
 use podwire::lab::{Lab, Plan};
 use podwire::program::Program;
@@ -12,10 +13,13 @@ use podwire::traffic::{Outcome, ProbeResult};
 use podwire_models::api::{
     Container, ContainerPort, Objects, Pod, PodSpec, PortRef, Service, ServicePort,
 };
+use podwire_models::base::Ratio;
 use podwire_models::base::{Labels, ObjectKey, OriginId, Protocol, Selector, Time};
 use podwire_models::control::cni::Cni;
+use podwire_models::wire::{Code, L4};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop".parse().unwrap(), name.parse().unwrap())
@@ -121,4 +125,44 @@ fn a_cluster_ip_answers_under_every_profile() {
         // No address of the client was rewritten: the server saw the pod itself.
         assert_eq!(probe.seen_source.unwrap().0, client, "{cni}\n{story}");
     }
+}
+
+fn explored(target: &str) -> Vec<Attempted> {
+    let lab = Lab::build(shop(), Plan::default());
+    let source = lab.source(&"pod/shop/client".parse().unwrap()).unwrap();
+    let request = Request {
+        target: target.parse().unwrap(),
+        l4: L4::Tcp,
+        timeout: Duration::from_secs(5),
+    };
+    lab.explore(&source, &request, &OriginTable::default(), 1, 1000)
+        .unwrap()
+}
+
+#[test]
+fn a_name_is_looked_up_through_the_service_of_the_name_servers() {
+    let outcomes = explored("cart:80");
+    let total = outcomes.iter().fold(Ratio::ZERO, |sum, o| sum + o.chance);
+    assert_eq!(total, Ratio::ONE);
+    assert_eq!(outcomes.len(), 1, "two name servers, one answer");
+    for outcome in &outcomes {
+        let story = text::trace(&outcome.trace, Detail::Detailed, Style::Plain);
+        assert_eq!(outcome.outcome.result, ProbeResult::Connected, "{story}");
+        assert!(
+            story.contains("dns A? cart.shop.svc.cluster.local."),
+            "{story}"
+        );
+        assert!(story.contains("KUBE-SVC-TCOU7JCQXEZGVUNU"), "{story}");
+    }
+}
+
+#[test]
+fn an_unlisted_name_does_not_exist() {
+    let outcomes = explored("nobody:80");
+    let codes: Vec<Code> = outcomes.iter().map(|o| o.code).collect();
+    assert_eq!(
+        outcomes.first().unwrap().outcome.result,
+        ProbeResult::DnsFailure,
+        "{codes:?}"
+    );
 }

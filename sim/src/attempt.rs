@@ -1,0 +1,351 @@
+//! One attempt from somebody to somewhere, in every way chance can decide.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use podwire_models::api::{Pod, PodSpec};
+use podwire_models::base::{Dice, Namespace, Ratio, Time};
+use podwire_models::control::dns::resolver::ResolvConf;
+use podwire_models::wire::{Action, Code, L4, NetnsId};
+
+use crate::engine::dice::{TooManyOutcomes, explore_within};
+use crate::lab::Lab;
+use crate::program::Program;
+use crate::scenario::address::{PortRef, Target, Thing};
+use crate::simulation::{Simulation, Witness};
+use crate::source::OriginTable;
+use crate::trace::record::{Record, Trace, TraceRecorder};
+use crate::traffic::icmp::PingSettings;
+use crate::traffic::lookup::{Flavour, LookupSettings};
+use crate::traffic::probe::{Attempt, Host, Probe};
+use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, tcp, udp};
+
+/// Why an attempt cannot even be made: the request is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttemptError {
+    /// No such pod, workload, node or host, or none that runs.
+    #[error("{0} does not exist, or has no running pod")]
+    NoSuchSource(String),
+    /// No such target.
+    #[error("{0} does not exist")]
+    NoSuchTarget(String),
+    /// The target has no address.
+    #[error("{0} has no address")]
+    NoAddress(String),
+    /// The target needs a port.
+    #[error("{0} needs a port, as in {0}:80")]
+    NoPort(String),
+    /// The Service has no port of that name.
+    #[error("{0} has no port named `{1}`")]
+    NoSuchPort(String, String),
+    /// Not modelled.
+    #[error("{0} is not modelled")]
+    NotModelled(String),
+    /// Too many outcomes to list.
+    #[error(transparent)]
+    TooMany(#[from] TooManyOutcomes),
+}
+
+/// Who makes an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The namespace it is made in.
+    pub netns: NetnsId,
+    /// Name, from which its random draws derive.
+    pub name: Arc<str>,
+    /// How it looks names up.
+    pub resolv_conf: ResolvConf,
+}
+
+/// What is tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// To whom.
+    pub target: Target,
+    /// By which protocol.
+    pub l4: L4,
+    /// How long the client waits.
+    pub timeout: Duration,
+}
+
+/// One outcome of an attempt.
+#[derive(Clone, Debug)]
+pub struct Attempted {
+    /// How likely it is.
+    pub chance: Ratio,
+    /// What the client saw.
+    pub outcome: ProbeOutcome,
+    /// Why.
+    pub code: Code,
+    /// The steps of one way it comes about.
+    pub trace: Trace,
+}
+
+impl Lab {
+    /// Returns who is meant by a sender: for a workload its first running pod.
+    ///
+    /// # Errors
+    /// If there is nobody.
+    pub fn source(&self, thing: &Thing) -> Result<Source, AttemptError> {
+        let nobody = || AttemptError::NoSuchSource(thing.to_string());
+        let of_pod = |pod: &Pod| {
+            let netns = self.machines.netns_of(pod)?;
+            let resolv_conf = self.resolv_conf(&pod.spec, &pod.key.namespace);
+            Some(Source {
+                netns,
+                name: format!("pod/{}", pod.key).into(),
+                resolv_conf,
+            })
+        };
+        let on_machine = |netns: Option<NetnsId>| {
+            let resolv_conf = ResolvConf {
+                nameservers: Vec::new(),
+                search: Vec::new(),
+                ndots: 1,
+            };
+            let name = thing.to_string().into();
+            netns.map(|netns| Source {
+                netns,
+                name,
+                resolv_conf,
+            })
+        };
+        match thing {
+            Thing::Pod(key) => self.objects.pods.get(key).and_then(of_pod),
+            Thing::Workload { kind, key } => {
+                let pods = self.pods_of(kind, key.namespace.as_str(), key.name.as_str());
+                pods.into_iter().find_map(of_pod)
+            }
+            Thing::Node(name) => on_machine(self.machines.nodes.get(name).map(|m| m.netns)),
+            Thing::Host(name) => on_machine(self.machines.hosts.get(name.as_str()).copied()),
+        }
+        .ok_or_else(nobody)
+    }
+
+    fn resolv_conf(&self, spec: &PodSpec, namespace: &Namespace) -> ResolvConf {
+        ResolvConf::of_pod(spec, namespace, &self.dns_ips(), &self.plan.site.domain)
+    }
+
+    /// Returns the program that makes an attempt.
+    ///
+    /// # Errors
+    /// If the target does not exist, or lacks what the protocol needs.
+    pub fn probe(&self, source: &Source, request: &Request) -> Result<Probe, AttemptError> {
+        let (host, port) = self.resolve(source, &request.target)?;
+        let needs_port = || AttemptError::NoPort(request.target.to_string());
+        let attempt = match request.l4 {
+            L4::Tcp => {
+                let line = match &request.target {
+                    Target::Url { path, .. } => format!("GET {path} HTTP/1.1"),
+                    Target::Service { .. }
+                    | Target::Pod { .. }
+                    | Target::Node { .. }
+                    | Target::Host { .. }
+                    | Target::Address { .. }
+                    | Target::Name { .. } => "hello".to_owned(),
+                };
+                let settings = tcp::ClientSettings {
+                    timeout: Some(request.timeout),
+                    request: Some(line.into()),
+                    ..tcp::ClientSettings::default()
+                };
+                Attempt::Tcp(port.ok_or_else(needs_port)?, settings)
+            }
+            L4::Udp => {
+                let settings = udp::ClientSettings {
+                    timeout: request.timeout,
+                    ..udp::ClientSettings::default()
+                };
+                Attempt::Udp(port.ok_or_else(needs_port)?, settings)
+            }
+            L4::Icmp => Attempt::Echo(PingSettings {
+                count: 1,
+                timeout: request.timeout,
+                ..PingSettings::default()
+            }),
+            L4::Sctp => return Err(AttemptError::NotModelled("an SCTP client".to_owned())),
+        };
+        Ok(Probe::new(host, attempt))
+    }
+
+    fn resolve(
+        &self,
+        source: &Source,
+        target: &Target,
+    ) -> Result<(Host, Option<u16>), AttemptError> {
+        let missing = || AttemptError::NoSuchTarget(target.to_string());
+        let at = |ip: Option<IpAddr>| {
+            ip.map(Host::Address)
+                .ok_or_else(|| AttemptError::NoAddress(target.to_string()))
+        };
+        let name = |name: &str| match name.parse::<IpAddr>() {
+            Ok(ip) => Host::Address(ip),
+            Err(_) => Host::Name {
+                candidates: source.resolv_conf.candidates(name),
+                resolver: LookupSettings::new(Flavour::Glibc, &source.resolv_conf.nameservers),
+            },
+        };
+        match target {
+            Target::Service { key, port } => {
+                let service = self.objects.services.get(key).ok_or_else(missing)?;
+                let number = match port {
+                    Some(PortRef::Number(number)) => Some(*number),
+                    Some(PortRef::Name(wanted)) => {
+                        let of = |p: &&podwire_models::api::ServicePort| {
+                            p.name.as_deref() == Some(wanted.as_str())
+                        };
+                        let found = service.ports.iter().find(of).map(|p| p.port);
+                        let none =
+                            || AttemptError::NoSuchPort(format!("Service/{key}"), wanted.clone());
+                        Some(found.ok_or_else(none)?)
+                    }
+                    None => service.ports.first().map(|p| p.port),
+                };
+                Ok((at(service.cluster_ips().first().copied())?, number))
+            }
+            Target::Pod { key, port } => {
+                let pod = self.objects.pods.get(key).ok_or_else(missing)?;
+                let number = match port {
+                    Some(PortRef::Number(number)) => Some(*number),
+                    Some(PortRef::Name(wanted)) => {
+                        let of = |p: &&podwire_models::api::ContainerPort| {
+                            p.name.as_deref() == Some(wanted.as_str())
+                        };
+                        let found = pod.spec.ports().find(of).map(|p| p.container_port);
+                        let none =
+                            || AttemptError::NoSuchPort(format!("Pod/{key}"), wanted.clone());
+                        Some(found.ok_or_else(none)?)
+                    }
+                    None => pod.spec.ports().next().map(|p| p.container_port),
+                };
+                Ok((at(pod.pod_ips.first().copied())?, number))
+            }
+            Target::Node { name, port } => {
+                let node = self.objects.nodes.get(name).ok_or_else(missing)?;
+                Ok((at(node.internal_ips.first().copied())?, *port))
+            }
+            Target::Host { name, port } => {
+                let of =
+                    |h: &&podwire_models::cluster::install::OutsideHost| &*h.name == name.as_str();
+                let host = self.plan.site.hosts.iter().find(of).ok_or_else(missing)?;
+                Ok((Host::Address(host.ip), *port))
+            }
+            Target::Address { ip, port } => Ok((Host::Address(*ip), *port)),
+            Target::Name { name: text, port } => Ok((name(text), *port)),
+            Target::Url { host, port, .. } => Ok((name(host), Some(*port))),
+        }
+    }
+
+    /// Makes an attempt in a running cluster, and lets time pass until it has ended and its connection is closed or
+    /// `limit` is reached.
+    ///
+    /// # Errors
+    /// If the attempt cannot be made.
+    pub fn attempt<D: Dice, R: Witness>(
+        &self,
+        simulation: &mut Simulation<Program, D, R>,
+        source: &Source,
+        request: &Request,
+        limit: Time,
+    ) -> Result<ProbeOutcome, AttemptError> {
+        let probe = self.probe(source, request)?;
+        let label = format!("{} to {}/{}", source.name, request.l4, request.target);
+        let app = simulation.add_app(source.netns, &label, Program::Probe(Box::new(probe)));
+        if request.l4 == L4::Icmp {
+            simulation.listen_raw(app);
+        }
+        simulation.start_at(simulation.now(), app);
+        let ended = |outcomes: &[Outcome]| {
+            outcomes.iter().find_map(|outcome| match outcome {
+                Outcome::Probe(probe) => Some(probe.clone()),
+                _ => None,
+            })
+        };
+        loop {
+            if let Some(outcome) = ended(simulation.outcomes(app)) {
+                return Ok(outcome);
+            }
+            if !simulation.step(limit) {
+                let after = limit.since(Time::ZERO);
+                return Ok(ProbeOutcome::timeout(after));
+            }
+        }
+    }
+
+    /// Makes an attempt once for every way chance can decide, and returns the distinct outcomes, each with its exact
+    /// chance and the steps of one way it comes about. The chances add up to one.
+    ///
+    /// # Errors
+    /// If the attempt cannot be made, or has more than `limit` outcomes.
+    pub fn explore(
+        &self,
+        source: &Source,
+        request: &Request,
+        origins: &OriginTable,
+        seed: u64,
+        limit: usize,
+    ) -> Result<Vec<Attempted>, AttemptError> {
+        self.probe(source, request)?;
+        let names = self.names(origins);
+        let patience = Time::ZERO + request.timeout + Duration::from_secs(60);
+        let all = explore_within(seed, limit, |dice| {
+            let mut simulation = self.start(dice, TraceRecorder::new());
+            let outcome = self.attempt(&mut simulation, source, request, patience);
+            (outcome, simulation.recorder.take())
+        })?;
+        let mut found: Vec<Attempted> = Vec::new();
+        for (chance, (outcome, records)) in all {
+            let outcome = outcome?;
+            let code = code_of(&outcome, &records);
+            match found
+                .iter_mut()
+                .find(|a| a.code == code && alike(&a.outcome, &outcome))
+            {
+                Some(same) => same.chance = same.chance + chance,
+                None => {
+                    let trace = Trace {
+                        records,
+                        names: names.clone(),
+                    };
+                    found.push(Attempted {
+                        chance,
+                        outcome,
+                        code,
+                        trace,
+                    });
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether two outcomes are the same to a person: times and source ports aside.
+fn alike(a: &ProbeOutcome, b: &ProbeOutcome) -> bool {
+    a.result == b.result
+        && a.errno == b.errno
+        && a.server == b.server
+        && a.backend == b.backend
+        && a.seen_source.map(|(ip, _)| ip) == b.seen_source.map(|(ip, _)| ip)
+}
+
+/// Returns why an attempt ended as it did: what the client knows by itself, else the last refusal or loss on the way.
+pub fn code_of(outcome: &ProbeOutcome, records: &[Record]) -> Code {
+    let on_the_way = || {
+        records
+            .iter()
+            .rev()
+            .find_map(|record| match &record.step.action {
+                Action::Dropped { code }
+                | Action::Rejected { code, .. }
+                | Action::Failed { code, .. } => Some(*code),
+                _ => None,
+            })
+    };
+    match (outcome.result, outcome.code) {
+        (ProbeResult::Connected, _) => Code::Ok,
+        (ProbeResult::DnsFailure, Some(code)) => code,
+        (_, code) => on_the_way().or(code).unwrap_or(Code::NoAnswer),
+    }
+}

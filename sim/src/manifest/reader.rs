@@ -12,7 +12,7 @@ use podwire_models::api::PortRef;
 use podwire_models::base::{Expression, Labels, OriginId, Protocol, Selector, label, name};
 
 use super::tree::{Node, Value};
-use crate::problem::{Problem, ProblemCode, suggestion};
+use crate::problem::{Problem, ProblemCode, Severity, suggestion};
 use crate::source::{Lines, Origin, OriginTable};
 
 /// The state of reading one object.
@@ -26,6 +26,19 @@ pub(super) struct Reader<'a> {
     pub(super) title: String,
     pub(super) origins: &'a mut OriginTable,
     pub(super) problems: &'a mut Vec<Problem>,
+}
+
+/// Makes a problem a warning: the API server would refuse the object, and here it can be read.
+pub(super) trait Warn {
+    /// Makes it a warning.
+    fn warn(&mut self);
+}
+
+impl Warn for Problem {
+    fn warn(&mut self) {
+        self.severity = Severity::Warning;
+        self.notes.push("the API server refuses this".to_owned());
+    }
 }
 
 /// A value that may be absent.

@@ -150,14 +150,19 @@ impl Value {
     ///
     /// They follow YAML 1.1 (`sigs.k8s.io/yaml`, which is go-yaml v2): `yes` and `on` are booleans,
     /// `0644` is octal, `1_000` is a number, `1e3` is a string, dates are strings.
+    ///
+    /// # Fidelity
+    /// go-yaml v2 takes `y` and `n` for booleans too. Most other tools write and read them as strings
+    /// without quotes, and here they are strings.
     pub fn from_plain(text: &str) -> Self {
         match text {
             "" | "~" | "null" | "Null" | "NULL" => return Self::Null,
-            "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
                 return Self::Bool(true);
             }
-            "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off"
-            | "OFF" => return Self::Bool(false),
+            "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+                return Self::Bool(false);
+            }
             _ => {}
         }
         if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
@@ -244,6 +249,7 @@ mod tests {
             ("1e+3", Value::Float("1e+3".into())),
             ("yes", Value::Bool(true)),
             ("off", Value::Bool(false)),
+            ("y", string("y")),
             ("NULL", Value::Null),
             ("~", Value::Null),
             ("", Value::Null),

@@ -17,9 +17,6 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Arc<Node>, meta: Meta) -> Net
     let spec = root.get("spec");
     let get = |field: &str| spec.and_then(|spec| spec.get(field));
     let pod_selector = reader.selector(get("podSelector"));
-    if pod_selector.is_none() {
-        reader.missing(spec.unwrap_or(root), "podSelector");
-    }
     let ingress = rules(reader, get("ingress"), "from");
     let egress = rules(reader, get("egress"), "to");
     let policy_types = types(reader, get("policyTypes"), !egress.is_empty());
@@ -27,6 +24,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Arc<Node>, meta: Meta) -> Net
         key: meta.key,
         labels: meta.labels,
         annotations: meta.annotations,
+        // Left out, or null, it is the empty selector: every pod of the namespace.
         pod_selector: pod_selector.unwrap_or_else(Selector::default),
         policy_types,
         ingress,

@@ -10,7 +10,7 @@ use podwire_models::api::{
 };
 use podwire_models::base::ObjectName;
 
-use super::super::reader::{Maybe, Reader, flag, integer, items, text, texts};
+use super::super::reader::{Maybe, Reader, Warn as _, flag, integer, items, text, texts};
 use super::super::tree::Node;
 use super::Meta;
 use super::node::EFFECTS;
@@ -164,6 +164,15 @@ fn spec(reader: &mut Reader<'_>, owner: &Arc<Node>) -> Spec {
     (node_name, hostname, read)
 }
 
+/// Nothing here depends on the name of a container, so that this need not stop anybody.
+fn nameless(reader: &mut Reader<'_>, node: &Node) -> Arc<str> {
+    reader.missing(node, "name");
+    if let Some(problem) = reader.problems.last_mut() {
+        problem.warn();
+    }
+    "".into()
+}
+
 fn containers(
     reader: &mut Reader<'_>,
     list: Maybe<'_>,
@@ -172,12 +181,12 @@ fn containers(
 ) -> Vec<Container> {
     let mut containers = Vec::new();
     for node in items(list) {
-        let Some(name) = reader.dns_label(node.get("name"), "the name of a container") else {
-            reader.missing(node, "name");
-            continue;
-        };
+        let name = reader.dns_label(node.get("name"), "the name of a container");
+        let name = name.unwrap_or_else(|| nameless(reader, node));
         let place = node.get("name").unwrap_or(node);
-        if let Some(first) = names.insert(Arc::clone(&name), Arc::clone(place)) {
+        if let Some(first) = names.insert(Arc::clone(&name), Arc::clone(place))
+            && !name.is_empty()
+        {
             let title = format!("two containers are called `{name}`");
             let spot = first.span.spot(reader.source);
             let problem = reader.note(ProblemCode::ManDuplicateEntry, place, title, "again here");

@@ -8,7 +8,7 @@ use podwire_models::api::{
 };
 use podwire_models::base::{Family, Selector, name};
 
-use super::super::reader::{Reader, flag, integer, items, text};
+use super::super::reader::{Reader, Warn as _, flag, integer, items, text};
 use super::super::tree::Node;
 use super::Meta;
 use crate::problem::ProblemCode;
@@ -187,6 +187,7 @@ fn ports(reader: &mut Reader<'_>, service: &mut Service, spec: &Arc<Node>) {
                 problem
                     .help
                     .push("a Service with more than one port names each of them".to_owned());
+                problem.warn();
             }
         }
         let target = reader.port_ref(node.get("targetPort"), "`targetPort`");

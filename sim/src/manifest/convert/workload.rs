@@ -5,7 +5,7 @@ use std::sync::Arc;
 use podwire_models::api::{PodTemplate, RestartPolicy, Workload, WorkloadKind};
 use podwire_models::base::{Labels, OriginId, Selector};
 
-use super::super::reader::{Reader, flag, text};
+use super::super::reader::{Reader, Warn as _, flag, text};
 use super::super::tree::Node;
 use super::{Meta, pod};
 use crate::problem::ProblemCode;
@@ -145,6 +145,7 @@ fn check(reader: &mut Reader<'_>, workload: &Workload, spec: &Arc<Node>) {
         return;
     };
     let place = spec.get("selector").unwrap_or(spec);
+    // The pods are what the template says in any case, so that a mismatch need not stop anybody.
     if selector.is_empty() {
         let title = "`selector` must not be empty";
         reader.note(
@@ -172,6 +173,7 @@ fn check(reader: &mut Reader<'_>, workload: &Workload, spec: &Arc<Node>) {
         );
         let label = format!("the pods have `{}`", workload.template.labels);
         problem.also.extend(there.map(|spot| (spot, label)));
+        problem.warn();
     }
     if workload.template.spec.restart_policy != RestartPolicy::Always {
         let title = format!(

@@ -54,7 +54,9 @@ fn settle_nodes(objects: &mut Objects, site: &Site, wanted: u32, shortfalls: &mu
     if objects.nodes.is_empty() {
         for n in 0..wanted {
             if let Ok(name) = node_name(n).parse::<ObjectName>() {
-                objects.nodes.insert(name.clone(), Node::new(name));
+                let mut node = Node::new(name.clone());
+                label_node(&mut node);
+                objects.nodes.insert(name, node);
             }
         }
     }
@@ -102,6 +104,17 @@ fn settle_nodes(objects: &mut Objects, site: &Site, wanted: u32, shortfalls: &mu
                 }
             }
         }
+    }
+}
+
+/// The labels kubelet gives its node.
+fn label_node(node: &mut Node) {
+    let name = node.name.to_string();
+    node.labels.insert("kubernetes.io/hostname", name.as_str());
+    for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
+        node.labels.insert(format!("{prefix}/os").as_str(), "linux");
+        node.labels
+            .insert(format!("{prefix}/arch").as_str(), "amd64");
     }
 }
 

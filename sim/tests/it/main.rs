@@ -1,4 +1,30 @@
 //! The tests of the whole.
 
+mod real;
 mod walk;
 mod manifests;
+
+/// Returns a file of the collection of oracle and real data, if it is there: next to `PODWIRE_ORACLE`, else next to
+/// the workspace. Where it is missing the test that wanted it says so and passes, unless `PODWIRE_REQUIRE_ALL` is set.
+fn handbook(path: &str) -> Option<std::path::PathBuf> {
+    let set = |name: &str| {
+        std::env::vars()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value)
+    };
+    let root = set("PODWIRE_ORACLE").map_or_else(
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
+        |oracle| std::path::Path::new(&oracle).join(".."),
+    );
+    let file = root.join(path);
+    if file.exists() {
+        return Some(file);
+    }
+    assert!(
+        set("PODWIRE_REQUIRE_ALL").is_none(),
+        "{} is missing",
+        file.display()
+    );
+    println!("skipped: {} is not there", file.display());
+    None
+}

@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 use podwire_models::api::endpoint_slice::SERVICE_NAME_LABEL;
 use podwire_models::api::{EndpointSlice, Object, Service};
 use podwire_models::base::{ObjectKey, OriginId};
 
+use super::tree::{Node, Value};
 use super::{Ignored, Manifests, Seen, convert};
 use crate::problem::{Problem, ProblemCode, Spot};
 use crate::source::OriginTable;
@@ -44,8 +46,40 @@ impl Places<'_> {
         Some(span.spot(source))
     }
 
+    /// Finds the value in the object that says this, or else the object.
+    fn value(&self, object: &Object, says: &dyn Fn(&Node) -> bool) -> Option<Spot> {
+        let reference = object.reference();
+        let (source, _, tree) = self
+            .seen
+            .get(&(reference.kind.to_string(), reference.key()))?;
+        let value = find(tree, says).map(|node| node.span.spot(source));
+        value.or_else(|| self.of(object))
+    }
+
     fn text(&self, origin: OriginId) -> String {
         self.origins.text(origin)
+    }
+}
+
+/// Finds a value in a tree, the metadata last.
+fn find<'n>(tree: &'n Node, says: &dyn Fn(&Node) -> bool) -> Option<&'n Node> {
+    if says(tree) {
+        return Some(tree);
+    }
+    let entries = tree
+        .entries()
+        .iter()
+        .filter(|entry| &*entry.key != "metadata");
+    let children = tree.items().iter().chain(entries.map(|entry| &entry.value));
+    children.into_iter().find_map(|child| find(child, says))
+}
+
+/// Whether a value is this address or range, however it is spelled.
+fn is<T: FromStr + PartialEq>(wanted: &T) -> impl Fn(&Node) -> bool {
+    move |node| {
+        node.text()
+            .and_then(|text| text.parse().ok())
+            .is_some_and(|value: T| value == *wanted)
     }
 }
 
@@ -55,8 +89,15 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn note(&mut self, mut problem: Problem, object: &Object, label: String) -> &mut Problem {
-        match self.places.of(object) {
+    /// Notes a problem with the value in an object that says something.
+    fn note(
+        &mut self,
+        mut problem: Problem,
+        object: &Object,
+        says: &dyn Fn(&Node) -> bool,
+        label: String,
+    ) -> &mut Problem {
+        match self.places.value(object, says) {
             Some(spot) => problem = problem.at(spot, label),
             None => problem
                 .notes
@@ -67,21 +108,18 @@ impl Checker<'_> {
     }
 
     /// Notes that two objects have one thing that only one can have.
-    fn clash(&mut self, code: ProblemCode, what: &str, first: &Object, second: &Object) {
+    fn clash(&mut self, what: &str, first: &Object, second: &Object, says: &dyn Fn(&Node) -> bool) {
         let title = format!(
-            "{} and {} both have {what}",
+            "{} and {} have one {what}",
             first.reference(),
             second.reference()
         );
-        let there = self.places.of(first);
-        let problem = self.note(
-            Problem::error(code, title),
-            second,
-            format!("has {what} too"),
-        );
+        let there = self.places.value(first, says);
+        let problem = Problem::error(ProblemCode::ManDuplicateAddress, title);
+        let problem = self.note(problem, second, says, "again here".to_owned());
         problem
             .also
-            .extend(there.map(|spot| (spot, format!("has {what}"))));
+            .extend(there.map(|spot| (spot, "first here".to_owned())));
     }
 
     fn addresses(&mut self, objects: &[Object]) {
@@ -89,8 +127,8 @@ impl Checker<'_> {
         for object in objects {
             for (space, address) in own_addresses(object) {
                 if let Some(first) = owners.insert((space, address), object) {
-                    let what = format!("the address {address}");
-                    self.clash(ProblemCode::ManDuplicateAddress, &what, first, object);
+                    let what = format!("address, {address}");
+                    self.clash(&what, first, object, &is(&address));
                 }
             }
         }
@@ -101,7 +139,7 @@ impl Checker<'_> {
         let mut ranges: Vec<(IpNet, &Object)> = Vec::new();
         for object in objects {
             if let Object::Node(node) = object {
-                ranges.extend(node.pod_cidrs.iter().map(|cidr| (cidr.trunc(), object)));
+                ranges.extend(node.pod_cidrs.iter().map(|cidr| (*cidr, object)));
             }
         }
         ranges.sort_by_key(|(cidr, _)| *cidr);
@@ -112,11 +150,11 @@ impl Checker<'_> {
                 Some((wide, owner)) if wide.contains(&cidr) => {
                     let title = format!("the pod ranges of two nodes overlap: {wide} and {cidr}");
                     let problem = Problem::error(ProblemCode::ManOverlappingCidrs, title);
-                    let there = self.places.of(owner);
-                    let problem = self.note(problem, object, format!("has {cidr}"));
-                    problem
-                        .also
-                        .extend(there.map(|spot| (spot, format!("has {wide}"))));
+                    let there = self.places.value(owner, &is(&wide));
+                    let label = format!("a range of {}", object.reference().name);
+                    let problem = self.note(problem, object, &is(&cidr), label);
+                    let label = format!("a range of {}", owner.reference().name);
+                    problem.also.extend(there.map(|spot| (spot, label)));
                 }
                 _ => widest = Some((cidr, object)),
             }
@@ -137,8 +175,9 @@ impl Checker<'_> {
                 .collect();
             for port in ports {
                 if let Some(first) = owners.insert(port, object) {
-                    let what = format!("the node port {port}");
-                    self.clash(ProblemCode::ManDuplicateAddress, &what, first, object);
+                    let what = format!("node port, {port}");
+                    let says = |node: &Node| node.value == Value::Int(port.into());
+                    self.clash(&what, first, object, &says);
                 }
             }
         }
@@ -160,9 +199,9 @@ impl Checker<'_> {
                 );
                 let problem = Problem::error(ProblemCode::ManDanglingReference, title);
                 let help = format!("the nodes are: {}", some(&nodes));
-                self.note(problem, object, format!("no node is called `{name}`"))
-                    .help
-                    .push(help);
+                let says = |node: &Node| node.text().is_some_and(|text| **text == *name.as_str());
+                let label = format!("no node is called `{name}`");
+                self.note(problem, object, &says, label).help.push(help);
             }
             if let Object::Workload(workload) = object
                 && let Some(name) = &workload.service_name
@@ -175,7 +214,8 @@ impl Checker<'_> {
                         format!("{} names a Service that does not exist", object.reference());
                     let problem = Problem::warning(ProblemCode::ManDanglingReference, title);
                     let label = format!("no Service is called `{}/{name}`", workload.key.namespace);
-                    let problem = self.note(problem, object, label);
+                    let says = |node: &Node| node.text() == Some(name);
+                    let problem = self.note(problem, object, &says, label);
                     problem
                         .notes
                         .push("its pods have no DNS names of their own".to_owned());

@@ -7,6 +7,7 @@
 //! problems and goes on, so that all problems of all inputs are found at once.
 
 use std::collections::BTreeMap;
+use std::str::FromStr as _;
 use std::sync::Arc;
 
 use podwire_models::api::{Object, ObjectRef};
@@ -392,12 +393,16 @@ fn read_object(
         // The names of other kinds follow other rules.
         reader.problems.truncate(noted);
     }
+    // An object whose name cannot be read is read all the same, for its other problems.
+    let nameless = key.is_none() && strict;
     let key = match key {
         Some(key) => key,
-        None if strict => return None,
+        None if strict => ObjectKey::from_str("unnamed").expect("it is a name"),
         None => loose_key(root)?,
     };
-    (reader.object, reader.title) = if row.namespaced {
+    (reader.object, reader.title) = if nameless {
+        (row.kind.into(), row.kind.to_owned())
+    } else if row.namespaced {
         (
             format!("{}/{key}", row.kind).into(),
             format!("{} {key}", row.kind),
@@ -425,7 +430,7 @@ fn read_object(
             .and_then(|metadata| metadata.get("name"));
         read.origin = reader.origin(name.unwrap_or(root));
     }
-    Some((key, object, read))
+    (!nameless).then_some((key, object, read))
 }
 
 /// Returns a key for an object whose name follows rules of its own (`system:node`).

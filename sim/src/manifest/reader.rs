@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use podwire_models::api::PortRef;
 use podwire_models::base::{Expression, Labels, OriginId, Protocol, Selector, label, name};
 
-use super::tree::{Node, Value};
+use super::tree::{Entry, Node, Value};
 use crate::problem::{Problem, ProblemCode, Severity, suggestion};
 use crate::source::{Lines, Origin, OriginTable};
 
@@ -107,8 +107,19 @@ impl Reader<'_> {
         self.problems.last_mut().expect("one was pushed just now")
     }
 
-    /// Notes that a field must be there.
+    /// Notes that a field must be there. If there is something of a wrong type in its place, that has
+    /// been noted already.
     pub(super) fn missing(&mut self, parent: &Node, field: &str) {
+        let name = field.rsplit('.').next().unwrap_or(field);
+        let wrong = |entry: &Entry| {
+            !matches!(
+                entry.value.value,
+                Value::Null | Value::String(_) | Value::List(_)
+            )
+        };
+        if !matches!(parent.value, Value::Map(_)) || parent.entry(name).is_some_and(wrong) {
+            return;
+        }
         let title = format!("`{field}` is missing");
         self.note(
             ProblemCode::ManMissingField,

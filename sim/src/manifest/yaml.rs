@@ -353,6 +353,10 @@ fn advice(info: &str) -> Option<&'static str> {
             "is the indentation of this line the same as that of its neighbours?",
         ),
         (
+            "invalid indentation in flow",
+            "is a closing bracket or brace missing before this line?",
+        ),
+        (
             "illegal placement of ':'",
             "is a closing bracket missing before this line?",
         ),

@@ -71,12 +71,16 @@ pub(super) fn key(
         return None;
     };
     let Some(found) = metadata.get("name") else {
-        let generated = metadata.get("generateName").is_some();
-        reader.missing(metadata, "metadata.name");
-        if let Some(problem) = reader.problems.last_mut().filter(|_| generated) {
-            problem.help.push(
-                "`generateName` is completed by a real API server only: write a name".to_owned(),
-            );
+        let title = "`metadata.name` is missing";
+        let problem = reader.note(
+            ProblemCode::ManMissingField,
+            metadata,
+            title,
+            "`name` must be here",
+        );
+        if metadata.get("generateName").is_some() {
+            let help = "`generateName` is completed by a real API server only: write a name";
+            problem.help.push(help.to_owned());
         }
         return None;
     };
@@ -84,7 +88,13 @@ pub(super) fn key(
         .parse(Some(found), ProblemCode::ManBadName, "`metadata.name`")
         .or_else(|| {
             if found.text().is_some_and(|text| text.is_empty()) {
-                reader.missing(found, "metadata.name");
+                let title = "`metadata.name` is empty";
+                reader.note(
+                    ProblemCode::ManMissingField,
+                    found,
+                    title,
+                    "a name must be here",
+                );
             }
             None
         })?;

@@ -166,9 +166,16 @@ fn spec(reader: &mut Reader<'_>, owner: &Arc<Node>) -> Spec {
 
 /// Nothing here depends on the name of a container, so that this need not stop anybody.
 fn nameless(reader: &mut Reader<'_>, node: &Node) -> Arc<str> {
-    reader.missing(node, "name");
-    if let Some(problem) = reader.problems.last_mut() {
-        problem.warn();
+    if !node.entries().is_empty() {
+        let title = "a container has no `name`";
+        reader
+            .note(
+                ProblemCode::ManMissingField,
+                node,
+                title,
+                "`name` must be here",
+            )
+            .warn();
     }
     "".into()
 }

@@ -181,14 +181,18 @@ fn ports(reader: &mut Reader<'_>, service: &mut Service, spec: &Arc<Node>) {
             reader.missing(node, "port");
         }
         let name = reader.dns_label(node.get("name"), "the `name` of a port");
-        if name.is_none() && list.len() > 1 {
-            reader.missing(node, "name");
-            if let Some(problem) = reader.problems.last_mut() {
-                problem
-                    .help
-                    .push("a Service with more than one port names each of them".to_owned());
-                problem.warn();
-            }
+        if name.is_none() && list.len() > 1 && !node.entries().is_empty() {
+            let title = "`name` is missing";
+            let problem = reader.note(
+                ProblemCode::ManMissingField,
+                node,
+                title,
+                "`name` must be here",
+            );
+            problem
+                .help
+                .push("a Service with more than one port names each of them".to_owned());
+            problem.warn();
         }
         let target = reader.port_ref(node.get("targetPort"), "`targetPort`");
         let node_port = node_port(reader, node);

@@ -18,3 +18,4 @@ pub mod simulation;
 pub mod program;
 pub mod lab;
 pub mod attempt;
+pub mod bench;

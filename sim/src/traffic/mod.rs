@@ -35,7 +35,7 @@ pub type End = (IpAddr, u16);
 
 /// Names one setting of one timer. A machine ignores tokens it no longer waits for, so carrying out
 /// [`Action::CancelTimer`] saves an event and changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token {
     /// Which part of the machine set it (a server's connection, a probe's phase).
     owner: u32,

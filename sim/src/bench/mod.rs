@@ -1,0 +1,80 @@
+//! How fast podwire is: fixed workloads through the real kernels, measured on this machine.
+//!
+//! The only room that looks at the clock on the wall. What a workload simulates depends on its sizes alone
+//! (same fingerprint on every machine); how long it takes is the measurement.
+//!
+//! Reading order: this file (what is asked and what is answered), [`w1`] (the workload), [`meter`] (the clocks).
+
+pub mod w1;
+pub mod meter;
+
+use serde::Serialize;
+
+pub use w1::w1;
+
+/// How big a workload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Nodes.
+    pub nodes: u32,
+    /// Pods on each node, each the source of one flow.
+    pub pods_per_node: u32,
+    /// Services with one endpoint each that kube-proxy programs on every node, besides kube-dns.
+    pub services: u32,
+    /// How many packets are delivered before the measurement ends.
+    pub packets: u64,
+    /// What the pairs of pods and the beginnings of the flows are drawn from.
+    pub seed: u64,
+}
+
+impl Default for Sizes {
+    /// The sizes at which ns-3 was measured.
+    fn default() -> Self {
+        Self {
+            nodes: 16,
+            pods_per_node: 8,
+            services: 0,
+            packets: 200_000,
+            seed: 1,
+        }
+    }
+}
+
+/// What a measurement found: `podwire bench -o json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// `podwire.bench/v1`.
+    pub schema: &'static str,
+    /// Name of the workload.
+    pub workload: &'static str,
+    /// Nodes.
+    pub nodes: u32,
+    /// Pods with a flow.
+    pub pods: u32,
+    /// Services besides kube-dns.
+    pub services: u32,
+    /// Packets delivered to their socket.
+    pub packets: u64,
+    /// Frames that left a device by a wire: veths, the nodes' cards, the ports of the underlay's switch.
+    pub transmissions: u64,
+    /// Events taken from the queue.
+    pub events: u64,
+    /// Wall clock seconds until everything was built and programmed.
+    pub setup_seconds: f64,
+    /// CPU seconds of the run itself; `None` where the system does not tell.
+    pub cpu_seconds: Option<f64>,
+    /// Wall clock seconds of the run itself.
+    pub wall_seconds: f64,
+    /// Most memory the process ever had; `None` where the system does not tell.
+    pub peak_bytes: Option<u64>,
+    /// Depends on which packet was delivered when, and on nothing else.
+    pub fingerprint: String,
+}
+
+impl Report {
+    /// Returns how often something happened per second of the run: of CPU time, or of wall clock time where the
+    /// system does not tell CPU time.
+    pub fn per_second(&self, count: u64) -> f64 {
+        meter::rate(count, self.cpu_seconds.unwrap_or(self.wall_seconds))
+    }
+}

@@ -286,7 +286,13 @@ fn endpoints(all: &mut Manifests) {
                 let service = slice.service_name().unwrap_or_default().to_owned();
                 sliced.insert((slice.key.namespace.to_string(), service));
             }
-            _ => {}
+            Object::Node(_)
+            | Object::Namespace(_)
+            | Object::Pod(_)
+            | Object::Workload(_)
+            | Object::EndpointSlice(_)
+            | Object::NetworkPolicy(_)
+            | Object::Ingress(_) => {}
         }
     }
     let mut dropped = Vec::new();

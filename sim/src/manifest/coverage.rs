@@ -40,7 +40,7 @@ pub(super) struct Found<'a> {
 }
 
 /// Goes through the fields of an object.
-pub(super) fn walk<'a>(node: &'a Node, table: Table) -> Vec<Found<'a>> {
+pub(super) fn walk(node: &Node, table: Table) -> Vec<Found<'_>> {
     let mut found = Vec::new();
     step(node, table, "", &mut found);
     found
@@ -449,4 +449,234 @@ pub(super) fn asks(root: &Node) -> Vec<(&Entry, &'static str)> {
             Some((entry, *why))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    //! Every field of the schema has a fate. The fields come from the types themselves: a
+    //! deserializer that is asked for a struct learns the names of its fields.
+
+    use std::collections::BTreeSet;
+
+    use serde::de::{self, DeserializeSeed, MapAccess, Visitor, value};
+    use serde::forward_to_deserialize_any;
+
+    use super::*;
+    use crate::manifest::kinds::{KINDS, Treatment};
+
+    /// Gives every type one value of each field, and writes down the fields of structs that have fates.
+    struct Probe<'a> {
+        table: Option<Table>,
+        path: String,
+        missing: &'a std::cell::RefCell<BTreeSet<String>>,
+    }
+
+    type Error = value::Error;
+
+    impl Probe<'_> {
+        fn child(&self, field: &str) -> Probe<'_> {
+            let fate = self
+                .table
+                .and_then(|table| table.iter().find(|(name, _)| *name == field));
+            let table = match fate {
+                Some((_, Fields(table))) => Some(*table),
+                _ => None,
+            };
+            let path = format!("{}.{field}", self.path);
+            Probe {
+                table,
+                path,
+                missing: self.missing,
+            }
+        }
+    }
+
+    impl<'de> de::Deserializer<'de> for Probe<'_> {
+        type Error = Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_i64(1)
+        }
+
+        fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_str("2024-09-03T08:15:27Z")
+        }
+
+        fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            self.deserialize_str(visitor)
+        }
+
+        fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_bool(true)
+        }
+
+        fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            if self.table.is_some() {
+                visitor.visit_some(self)
+            } else {
+                visitor.visit_none()
+            }
+        }
+
+        fn deserialize_newtype_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            visitor.visit_newtype_struct(self)
+        }
+
+        fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_seq(One(Some(self)))
+        }
+
+        fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_map(value::MapDeserializer::new(
+                std::iter::empty::<(&str, &str)>(),
+            ))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            fields: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            let known = |field: &str| {
+                self.table
+                    .is_none_or(|table| table.iter().any(|(name, _)| *name == field))
+            };
+            let missing = fields.iter().filter(|field| !known(field));
+            self.missing
+                .borrow_mut()
+                .extend(missing.map(|field| format!("{}.{field}", self.path)));
+            // What has no table of its own is not looked into.
+            let deeper = if self.table.is_some() { fields } else { &[] };
+            // The names of the kind itself are checked by its type.
+            let asked = deeper
+                .iter()
+                .filter(|field| !matches!(**field, "apiVersion" | "kind"))
+                .collect();
+            visitor.visit_map(Asked {
+                rest: asked,
+                next: None,
+                owner: self,
+            })
+        }
+
+        forward_to_deserialize_any! {
+            i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct
+            tuple tuple_struct enum identifier ignored_any
+        }
+    }
+
+    struct One<'a>(Option<Probe<'a>>);
+
+    impl<'de> de::SeqAccess<'de> for One<'_> {
+        type Error = Error;
+
+        fn next_element_seed<T: DeserializeSeed<'de>>(
+            &mut self,
+            seed: T,
+        ) -> Result<Option<T::Value>, Error> {
+            self.0
+                .take()
+                .map(|probe| seed.deserialize(probe))
+                .transpose()
+        }
+    }
+
+    struct Asked<'a> {
+        rest: Vec<&'static &'static str>,
+        next: Option<&'static str>,
+        owner: Probe<'a>,
+    }
+
+    impl<'de> MapAccess<'de> for Asked<'_> {
+        type Error = Error;
+
+        fn next_key_seed<K: DeserializeSeed<'de>>(
+            &mut self,
+            seed: K,
+        ) -> Result<Option<K::Value>, Error> {
+            self.next = self.rest.pop().copied();
+            let key = self.next.map(value::StrDeserializer::new);
+            key.map(|key: value::StrDeserializer<'_, Error>| seed.deserialize(key))
+                .transpose()
+        }
+
+        fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+            seed.deserialize(self.owner.child(self.next.take().expect("after its key")))
+        }
+    }
+
+    fn table(kind: &str) -> Table {
+        let row = KINDS.iter().find(|row| row.kind == kind).expect("a kind");
+        match row.treatment {
+            Treatment::Modelled(_, table) => table,
+            Treatment::NoMeaning(_) | Treatment::Gap(_) => panic!("{kind} has no table"),
+        }
+    }
+
+    #[test]
+    fn every_field_of_the_schema_has_a_fate() {
+        use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, core::v1 as core};
+        use k8s_openapi::api::{discovery::v1 as discovery, networking::v1 as networking};
+        let missing = std::cell::RefCell::default();
+        macro_rules! probe {
+            ($($type:ty, $kind:literal;)*) => {$({
+                let path = $kind.to_owned();
+                let probe = Probe { table: Some(table($kind)), path, missing: &missing };
+                <$type as de::Deserialize>::deserialize(probe).expect($kind);
+            })*};
+        }
+        probe! {
+            core::Node, "Node";
+            core::Namespace, "Namespace";
+            core::Pod, "Pod";
+            core::Service, "Service";
+            core::Endpoints, "Endpoints";
+            core::ReplicationController, "ReplicationController";
+            apps::Deployment, "Deployment";
+            apps::ReplicaSet, "ReplicaSet";
+            apps::StatefulSet, "StatefulSet";
+            apps::DaemonSet, "DaemonSet";
+            batch::Job, "Job";
+            batch::CronJob, "CronJob";
+            discovery::EndpointSlice, "EndpointSlice";
+            networking::NetworkPolicy, "NetworkPolicy";
+        }
+        assert_eq!(missing.into_inner(), BTreeSet::new());
+        let modelled = KINDS
+            .iter()
+            .filter(|row| matches!(row.treatment, Treatment::Modelled(..)));
+        assert_eq!(modelled.count(), 14, "probe every modelled kind");
+    }
+
+    #[test]
+    fn gaps_are_listed_unless_they_say_nothing() {
+        let text = "\
+spec:
+  affinity: {}
+  schedulerName: default-scheduler
+  topologySpreadConstraints: [{maxSkew: 1}]
+  containers:
+  - {name: a, ports: [{containerPort: 80, hostPort: 8080}], lifecycle: {preStop: {}}}
+  surprise: 1
+";
+        let source = crate::source::Source::new("x", text);
+        let (documents, _) = crate::manifest::yaml::read(&source);
+        let root = documents.first().expect("one");
+        let paths: Vec<String> = walk(root, POD)
+            .into_iter()
+            .map(|found| found.path)
+            .collect();
+        let expected = [
+            "spec.topologySpreadConstraints",
+            "spec.containers.ports.hostPort",
+            "spec.containers.lifecycle",
+            "spec.surprise",
+        ];
+        assert_eq!(paths, expected);
+    }
 }

@@ -120,11 +120,14 @@ impl Loader {
     }
 
     fn problem(&mut self, code: ProblemCode, name: &str, why: &str) {
-        let title = match code {
-            ProblemCode::FileBinary => format!("`{name}` is not a text file"),
-            ProblemCode::FileEmpty => format!("there is nothing to read in `{name}`"),
-            ProblemCode::FileLoop => format!("`{name}` contains itself"),
-            _ => format!("`{name}` cannot be read"),
+        let title = if code == ProblemCode::FileBinary {
+            format!("`{name}` is not a text file")
+        } else if code == ProblemCode::FileEmpty {
+            format!("there is nothing to read in `{name}`")
+        } else if code == ProblemCode::FileLoop {
+            format!("`{name}` contains itself")
+        } else {
+            format!("`{name}` cannot be read")
         };
         self.problems
             .push(Problem::error(code, title).at(Spot::new(name, 0..0), why));

@@ -280,19 +280,19 @@ fn change_entry(
         entries.remove(position);
         return Ok(entries);
     }
-    match position.and_then(|position| entries.get_mut(position)) {
-        Some(entry) => entry.value = change(&entry.value, rest, new)?,
-        None => {
-            let nothing = Arc::new(Node {
-                span,
-                value: Value::Null,
-            });
-            entries.push(Entry {
-                key: key.into(),
-                span,
-                value: change(&nothing, rest, new)?,
-            });
-        }
+    if let Some(entry) = position.and_then(|position| entries.get_mut(position)) {
+        entry.value = change(&entry.value, rest, new)?;
+    } else {
+        let nothing = Arc::new(Node {
+            span,
+            value: Value::Null,
+        });
+        let value = change(&nothing, rest, new)?;
+        entries.push(Entry {
+            key: key.into(),
+            span,
+            value,
+        });
     }
     Ok(entries)
 }

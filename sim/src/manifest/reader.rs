@@ -66,18 +66,31 @@ pub(super) fn items(node: Maybe<'_>) -> &[Arc<Node>] {
 
 /// Returns a boolean.
 pub(super) fn flag(node: Maybe<'_>) -> Option<bool> {
-    match node?.value {
-        Value::Bool(value) => Some(value),
-        _ => None,
+    if let Value::Bool(value) = node?.value {
+        Some(value)
+    } else {
+        None
     }
 }
 
 /// Returns an integer.
 pub(super) fn integer(node: Maybe<'_>) -> Option<i64> {
-    match node?.value {
-        Value::Int(number) => Some(number),
-        _ => None,
+    if let Value::Int(number) = node?.value {
+        Some(number)
+    } else {
+        None
     }
+}
+
+/// Reads annotations, whose values may be anything.
+pub(super) fn annotations(node: Maybe<'_>) -> Labels {
+    let mut annotations = Labels::default();
+    for entry in node.map(|node| node.entries()).unwrap_or_default() {
+        if let Some(value) = entry.value.text() {
+            annotations.insert(Arc::clone(&entry.key), Arc::clone(value));
+        }
+    }
+    annotations
 }
 
 impl Reader<'_> {
@@ -229,7 +242,7 @@ impl Reader<'_> {
         match &node?.value {
             Value::Int(_) => self.port(node, what).map(PortRef::Number),
             Value::String(_) => self.port_name(node, what).map(PortRef::Name),
-            _ => None,
+            Value::Null | Value::Bool(_) | Value::Float(_) | Value::List(_) | Value::Map(_) => None,
         }
     }
 
@@ -341,17 +354,6 @@ impl Reader<'_> {
             self.note(ProblemCode::ManBadLabel, node, title, error.to_string());
         }
         value
-    }
-
-    /// Reads annotations, whose values may be anything.
-    pub(super) fn annotations(&mut self, node: Maybe<'_>) -> Labels {
-        let mut annotations = Labels::default();
-        for entry in node.map(|node| node.entries()).unwrap_or_default() {
-            if let Some(value) = entry.value.text() {
-                annotations.insert(Arc::clone(&entry.key), Arc::clone(value));
-            }
-        }
-        annotations
     }
 
     /// Reads a selector with `matchLabels` and `matchExpressions`.

@@ -48,8 +48,8 @@ struct Report<'a> {
 #[derive(Clone, Copy)]
 enum Path<'a> {
     Root,
-    Key(&'a Path<'a>, &'a str),
-    Item(&'a Path<'a>, usize),
+    Key(&'a Self, &'a str),
+    Item(&'a Self, usize),
 }
 
 impl fmt::Display for Path<'_> {
@@ -265,7 +265,7 @@ impl<'a> de::Deserializer<'a> for Deserializer<'a, '_> {
             Value::Int(number) => visitor.visit_i64(*number),
             Value::Float(text) | Value::String(text) => visitor.visit_borrowed_str(text),
             Value::List(items) => visitor.visit_seq(Items {
-                items,
+                list: items,
                 next: 0,
                 owner: self,
             }),
@@ -323,7 +323,12 @@ impl<'a> de::Deserializer<'a> for Deserializer<'a, '_> {
     fn deserialize_option<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Null => self.outcome(visitor.visit_none()),
-            _ => self.outcome(visitor.visit_some(self)),
+            Value::Bool(_)
+            | Value::Int(_)
+            | Value::Float(_)
+            | Value::String(_)
+            | Value::List(_)
+            | Value::Map(_) => self.outcome(visitor.visit_some(self)),
         }
     }
 
@@ -355,7 +360,7 @@ impl<'a> de::Deserializer<'a> for Deserializer<'a, '_> {
             }
         };
         self.outcome(visitor.visit_seq(Items {
-            items,
+            list: items,
             next: 0,
             owner: self,
         }))
@@ -400,7 +405,7 @@ fn looks_like_time(text: &str) -> bool {
 }
 
 struct Items<'a, 'p> {
-    items: &'a [Arc<Node>],
+    list: &'a [Arc<Node>],
     next: usize,
     owner: Deserializer<'a, 'p>,
 }
@@ -412,7 +417,7 @@ impl<'a> SeqAccess<'a> for Items<'a, '_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Error> {
-        let Some(node) = self.items.get(self.next) else {
+        let Some(node) = self.list.get(self.next) else {
             return Ok(None);
         };
         let path = Path::Item(&self.owner.path, self.next);

@@ -215,13 +215,13 @@ impl<'a> Loader<'a> {
                 key,
                 merges,
             } => match key.take() {
-                None => match key_text(&node) {
-                    Some(name) => *key = Some((name, node.span)),
-                    None => {
+                None => {
+                    let Some(name) = key_text(&node) else {
                         self.problems.push(bad_key(&node, self.source));
                         return Err(Stop(node.span.start as usize));
-                    }
-                },
+                    };
+                    *key = Some((name, node.span));
+                }
                 Some((name, _)) if &*name == "<<" => merges.push(node),
                 Some((name, span)) => {
                     if keys.insert(Arc::clone(&name)) {
@@ -293,7 +293,7 @@ impl<'a> Loader<'a> {
             return self.too_deep(Span::new(at..at));
         }
         let (found, line) = (self.character(at), line_of(&self.source.text, at));
-        if let Some(tab) = tab_nearby(&self.source.text, line.clone()) {
+        if let Some(tab) = tab_nearby(&self.source.text, line) {
             let spot = Span::new(tab..tab + 1).spot(&self.source.name);
             let problem =
                 Problem::error(ProblemCode::ManTab, "YAML must not be indented with tabs")
@@ -456,7 +456,12 @@ fn duplicate(name: &str, span: Span, first: Option<&Entry>, source: &Source) -> 
 fn merge(mut entries: Vec<Entry>, merges: &[Arc<Node>]) -> Vec<Entry> {
     let maps = merges.iter().flat_map(|node| match &node.value {
         Value::List(items) => items.iter().collect::<Vec<_>>(),
-        _ => vec![node],
+        Value::Null
+        | Value::Bool(_)
+        | Value::Int(_)
+        | Value::Float(_)
+        | Value::String(_)
+        | Value::Map(_) => vec![node],
     });
     for entry in maps.flat_map(|node| node.entries()) {
         if !entries.iter().any(|own| own.key == entry.key) {
@@ -536,7 +541,7 @@ mod tests {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for n in 1..10 {
             let items = vec![format!("*a{}", n - 1); 10].join(", ");
-            text.push_str(&format!("a{n}: &a{n} [{items}]\n"));
+            text = [text, format!("a{n}: &a{n} [{items}]\n")].concat();
         }
         assert_eq!(codes(&text), ["MAN_ALIASES"]);
     }

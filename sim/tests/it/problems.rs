@@ -1,5 +1,6 @@
 //! Every broken input has a golden diagnostic: `scenarios/problems/manifests/ports.yaml` is refused
 //! as `snapshots/problems/manifests/ports.snap` says.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 

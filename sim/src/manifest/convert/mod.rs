@@ -8,7 +8,7 @@ use podwire_models::api::{self, Object, OwnerRef};
 use podwire_models::base::{Labels, Namespace, ObjectKey, ObjectName, OriginId, name};
 
 use super::kinds::Shape;
-use super::reader::{Maybe, Reader, items, text};
+use super::reader::{Maybe, Reader, annotations, items, text};
 use super::tree::Node;
 use crate::problem::ProblemCode;
 
@@ -124,7 +124,7 @@ pub(super) fn meta(reader: &mut Reader<'_>, root: &Node, key: ObjectKey) -> Meta
         key,
         uid: text(get("uid")),
         labels: reader.labels(get("labels")),
-        annotations: reader.annotations(get("annotations")),
+        annotations: annotations(get("annotations")),
         owner: owner(reader, get("ownerReferences")),
         deleting: get("deletionTimestamp").is_some(),
         origin: reader.origin(place),

@@ -6,7 +6,6 @@ use ipnet::IpNet;
 use podwire_models::api::{
     IpBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyPorts, PolicyRule, PolicyTypes, PortRef,
 };
-use podwire_models::base::Selector;
 
 use super::super::reader::{Maybe, Reader, items};
 use super::super::tree::Node;
@@ -25,7 +24,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Arc<Node>, meta: Meta) -> Net
         labels: meta.labels,
         annotations: meta.annotations,
         // Left out, or null, it is the empty selector: every pod of the namespace.
-        pod_selector: pod_selector.unwrap_or_else(Selector::default),
+        pod_selector: pod_selector.unwrap_or_default(),
         policy_types,
         ingress,
         egress,

@@ -55,12 +55,12 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Tree, meta: Meta) -> Node {
         .find(|condition| text(condition.get("type")).as_deref() == Some("Ready"))
         .map(|condition| text(condition.get("status")).as_deref() == Some("True"));
     let allocatable = status("allocatable")
-        .or(status("capacity"))
+        .or_else(|| status("capacity"))
         .and_then(|map| map.get("pods"));
     node.allocatable_pods = allocatable.and_then(|pods| match &pods.value {
         Value::Int(number) => u32::try_from(*number).ok(),
         Value::String(text) => text.parse().ok(),
-        _ => None,
+        Value::Null | Value::Bool(_) | Value::Float(_) | Value::List(_) | Value::Map(_) => None,
     });
     node
 }

@@ -10,7 +10,9 @@ use podwire_models::api::{
 };
 use podwire_models::base::ObjectName;
 
-use super::super::reader::{Maybe, Reader, Warn as _, flag, integer, items, text, texts};
+use super::super::reader::{
+    Maybe, Reader, Warn as _, annotations, flag, integer, items, text, texts,
+};
 use super::super::tree::Node;
 use super::Meta;
 use super::node::EFFECTS;
@@ -91,7 +93,7 @@ pub(super) fn template(reader: &mut Reader<'_>, owner: &Node) -> Option<PodTempl
     let (node_name, hostname, spec) = spec(reader, template);
     Some(PodTemplate {
         labels: reader.labels(get("labels")),
-        annotations: reader.annotations(get("annotations")),
+        annotations: annotations(get("annotations")),
         node_name,
         hostname,
         spec: Arc::new(spec),

@@ -157,21 +157,17 @@ fn session_affinity(reader: &mut Reader<'_>, spec: &Arc<Node>) -> SessionAffinit
         return SessionAffinity::None;
     }
     let timeout = integer(seconds).unwrap_or(10_800);
-    match u32::try_from(timeout) {
-        Ok(timeout_seconds @ 1..=86_400) => SessionAffinity::ClientIp { timeout_seconds },
-        _ => {
-            let title = "`timeoutSeconds` must be between 1 and 86400";
-            reader.note(
-                ProblemCode::ManBadValue,
-                seconds.unwrap_or(spec),
-                title,
-                "at most a day",
-            );
-            SessionAffinity::ClientIp {
-                timeout_seconds: 10_800,
-            }
-        }
+    if let Ok(timeout_seconds @ 1..=86_400) = u32::try_from(timeout) {
+        return SessionAffinity::ClientIp { timeout_seconds };
     }
+    let title = "`timeoutSeconds` must be between 1 and 86400";
+    reader.note(
+        ProblemCode::ManBadValue,
+        seconds.unwrap_or(spec),
+        title,
+        "at most a day",
+    );
+    SessionAffinity::None
 }
 
 fn ports(reader: &mut Reader<'_>, service: &mut Service, spec: &Arc<Node>) {

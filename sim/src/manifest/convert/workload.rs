@@ -162,7 +162,7 @@ fn check(reader: &mut Reader<'_>, workload: &Workload, spec: &Arc<Node>) {
             .and_then(|metadata| metadata.get("labels"))
             .or(template);
         let there = labels
-            .or(spec.get("template"))
+            .or_else(|| spec.get("template"))
             .map(|node| node.span.spot(reader.source));
         let title = "`selector` does not match the labels of the `template`";
         let problem = reader.note(

@@ -5,14 +5,17 @@ use std::fs;
 use crate::tree;
 
 const FLOORS: &[&[&str]] = &[
-    &["engine", "problem", "source"],
+    &["engine", "problem"],
+    &["source"],
     &["trace"],
     &["controllers", "fault", "traffic"],
     &["simulation"],
     &["program"],
     &["lab"],
+    &["bench"],
     &["manifest"],
     &["render", "scenario"],
+    &["attempt"],
     &["cli"],
 ];
 
@@ -68,11 +71,11 @@ fn nobody_looks_up() {
 fn the_scan_sees_what_it_must() {
     assert_eq!(
         complaints("engine", "use crate::trace::Trace;"),
-        ["engine (floor 0) uses trace (floor 1)"]
+        ["engine (floor 0) uses trace (floor 2)"]
     );
     assert_eq!(
         complaints("render", "let x = crate::scenario::read();"),
-        ["render (floor 7) uses scenario (floor 7)"]
+        ["render (floor 9) uses scenario (floor 9)"]
     );
     assert!(complaints("trace", "use crate::source::OriginTable; // not crate::cli").is_empty());
     assert_eq!(complaints("attic", ""), ["attic stands on no floor"]);

@@ -4,6 +4,10 @@ mod real;
 mod walk;
 mod manifests;
 mod problems;
+mod tree;
+mod tidy;
+mod floors;
+mod dependencies;
 
 /// Returns a file of the collection of oracle and real data, if it is there: next to `PODWIRE_ORACLE`, else next to
 /// the workspace. Where it is missing the test that wanted it says so and passes, unless `PODWIRE_REQUIRE_ALL` is set.

@@ -1,6 +1,6 @@
 //! Floor 1: what travels, and what can be said about it.
 //!
-//! Reading order: [`packet`] (frames and headers), [`message`] (what applications say), [`tuple`] (the name of a
+//! Reading order: [`packet`] (frames and headers), [`message`] (what applications say), [`mod@tuple`] (the name of a
 //! flow), [`size`] (bytes and MTU), [`place`] (where something happens), [`code`] (how it can end), [`step`] (one
 //! decision).
 

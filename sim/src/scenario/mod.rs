@@ -2,7 +2,7 @@
 //!
 //! [`mod@file`] has the types, exactly the RON of `docs/scenario.md`; [`text`] reads values such as `"1500ms"`, [`address`]
 //! those that name things; [`arguments`] lets leading words go without a name; [`reader`] finds all problems of a
-//! file at once, [`check`] those that need more than one word to see; [`expect`] has what a scenario expects.
+//! file at once, `check` those that need more than one word to see; [`expect`] has what a scenario expects.
 
 pub mod file;
 pub mod expect;

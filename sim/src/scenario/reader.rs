@@ -1,6 +1,6 @@
 //! Reads a scenario file and reports all of its problems at once, each with its place.
 //!
-//! RON stops at the first error. Values that cannot be read are therefore collected on the side ([`Text`]), and an
+//! RON stops at the first error. Values that cannot be read are therefore collected on the side (`Text`), and an
 //! unknown field is blanked out and the text read again. Only what breaks the structure ends the search.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,11 @@
 //! The tests of the whole.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 mod real;
 mod walk;

@@ -195,7 +195,10 @@ fn named_paths(page: &str) -> Vec<&str> {
     page.split('`')
         .skip(1)
         .step_by(2)
-        .filter(|word| word.contains('/') && !word.contains(['<', '*', ' ', '{', ':', '\n']))
+        .filter(|word| {
+            word.trim_end_matches('/').contains('/')
+                && !word.contains(['<', '*', ' ', '{', ':', '\n'])
+        })
         .filter(|word| {
             word.ends_with('/') || word.rsplit('/').next().is_some_and(|n| n.contains('.'))
         })

@@ -19,3 +19,4 @@ pub mod program;
 pub mod lab;
 pub mod attempt;
 pub mod bench;
+pub mod flat;

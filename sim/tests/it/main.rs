@@ -8,6 +8,8 @@
 )]
 
 mod real;
+mod flat;
+mod laws;
 mod walk;
 mod manifests;
 mod problems;

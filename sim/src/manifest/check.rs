@@ -6,9 +6,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use podwire_models::api::endpoint_slice::SERVICE_NAME_LABEL;
-use podwire_models::api::{EndpointSlice, Object, Service};
-use podwire_models::base::{ObjectKey, OriginId};
+use podwire_models::api::{EndpointSlice, Object};
+use podwire_models::base::{ObjectKey, ObjectName, OriginId};
 
 use super::tree::{Node, Value};
 use super::{Ignored, Manifests, Seen, convert};
@@ -206,9 +205,10 @@ impl Checker<'_> {
             if let Object::Workload(workload) = object
                 && let Some(name) = &workload.service_name
             {
-                let exists = services.iter().any(|key| {
-                    key.namespace == workload.key.namespace && key.name.as_str() == &**name
-                });
+                let service = ObjectName::from_str(name).ok();
+                let service =
+                    service.map(|name| ObjectKey::new(workload.key.namespace.clone(), name));
+                let exists = service.is_some_and(|service| services.contains(&service));
                 if !exists {
                     let title =
                         format!("{} names a Service that does not exist", object.reference());
@@ -275,75 +275,79 @@ fn own_addresses(object: &Object) -> Vec<(&'static str, IpAddr)> {
 /// Keeps the slices made of Endpoints only where the mirroring controller would make them: for a
 /// Service without a selector, and if the input does not carry its result already.
 fn endpoints(all: &mut Manifests) {
-    let mut services: BTreeMap<ObjectKey, bool> = BTreeMap::new();
-    let mut sliced: BTreeSet<(String, String)> = BTreeSet::new();
+    let mut known = Known::default();
     for object in &all.objects {
-        match object {
-            Object::Service(Service { key, selector, .. }) => {
-                services.insert(key.clone(), selector.is_some());
-            }
-            Object::EndpointSlice(slice) if !made_here(all, slice) => {
-                let service = slice.service_name().unwrap_or_default().to_owned();
-                sliced.insert((slice.key.namespace.to_string(), service));
-            }
-            Object::Node(_)
-            | Object::Namespace(_)
-            | Object::Pod(_)
-            | Object::Workload(_)
-            | Object::EndpointSlice(_)
-            | Object::NetworkPolicy(_)
-            | Object::Ingress(_) => {}
+        if let Object::Service(service) = object {
+            known
+                .services
+                .insert(service.key.clone(), service.selector.is_some());
+        }
+        if let Object::EndpointSlice(slice) = object
+            && !made_here(all, slice)
+        {
+            known.sliced.extend(service_of(slice));
         }
     }
-    let mut dropped = Vec::new();
+    let mut dropped = BTreeMap::new();
     for object in &all.objects {
-        let Object::EndpointSlice(slice) = object else {
-            continue;
-        };
-        if !made_here(all, slice) {
-            continue;
+        if let Object::EndpointSlice(slice) = object
+            && made_here(all, slice)
+            && let Some(why) = known.not_mirrored(slice)
+        {
+            let service = slice.service_name().unwrap_or_default();
+            let object_name = format!("Endpoints/{}/{service}", slice.key.namespace).into();
+            let (kind, origin) = ("Endpoints".into(), slice.origin);
+            dropped.insert(
+                object.reference(),
+                Ignored {
+                    kind,
+                    object: object_name,
+                    origin,
+                    why,
+                },
+            );
         }
-        let name = slice
-            .labels
-            .get(SERVICE_NAME_LABEL)
-            .unwrap_or_default()
-            .to_owned();
-        let namespace = slice.key.namespace.to_string();
-        let selects = services
-            .iter()
-            .find(|(key, _)| key.namespace == slice.key.namespace && key.name.as_str() == name)
-            .map(|(_, selects)| *selects);
-        let why = if sliced.contains(&(namespace, name)) {
-            "its EndpointSlices are there too"
-        } else {
-            match selects {
-                None => "no Service of this name is there",
-                Some(true) => "its Service has a selector: the EndpointSlices are made from that",
-                Some(false)
-                    if slice.labels.get("endpointslice.kubernetes.io/skip-mirror")
-                        == Some("true") =>
-                {
-                    "it asks not to be mirrored"
-                }
-                Some(false) => continue,
-            }
-        };
-        dropped.push((object.reference(), slice.origin, why));
     }
-    for (reference, origin, why) in dropped {
-        all.objects.retain(|object| object.reference() != reference);
+    all.objects
+        .retain(|object| !dropped.contains_key(&object.reference()));
+    for (reference, ignored) in dropped {
         all.documents.remove(&reference);
-        let object = format!("Endpoints/{}", reference.key()).into();
-        let again = all.ignored.last().is_some_and(|last| last.origin == origin);
-        if !again {
-            all.ignored.push(Ignored {
-                kind: "Endpoints".into(),
-                object,
-                origin,
-                why,
-            });
+        // One object of the input may have become several slices.
+        if all.ignored.last() != Some(&ignored) {
+            all.ignored.push(ignored);
         }
     }
+}
+
+/// What is known about Services: whether they have a selector, and which have slices in the input.
+#[derive(Default)]
+struct Known {
+    services: BTreeMap<ObjectKey, bool>,
+    sliced: BTreeSet<ObjectKey>,
+}
+
+impl Known {
+    /// Says why no controller would make this slice of its Endpoints; `None` if one would.
+    fn not_mirrored(&self, slice: &EndpointSlice) -> Option<&'static str> {
+        let service = service_of(slice)?;
+        if self.sliced.contains(&service) {
+            return Some("its EndpointSlices are there too");
+        }
+        match self.services.get(&service) {
+            None => Some("no Service of this name is there"),
+            Some(true) => Some("its Service has a selector: the EndpointSlices are made from that"),
+            Some(false) => {
+                let skip = slice.labels.get("endpointslice.kubernetes.io/skip-mirror");
+                (skip == Some("true")).then_some("it asks not to be mirrored")
+            }
+        }
+    }
+}
+
+/// Returns the Service that a slice belongs to.
+fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    let name = slice.service_name()?.parse().ok()?;
+    Some(ObjectKey::new(slice.key.namespace.clone(), name))
 }
 
 /// Whether the slice was made here, from Endpoints, and not read.

@@ -115,3 +115,109 @@ fn reference_cases_are_read() {
         bad.join("\n")
     );
 }
+
+/// Reads a text that has no problems.
+fn fine(text: &str) -> Manifests {
+    let sources = [podwire::source::Source::new("x.yaml", text)];
+    let (all, problems) = manifest::read(&sources, &mut OriginTable::default());
+    assert_eq!(problems, []);
+    all
+}
+
+#[test]
+fn a_service_is_read_with_the_defaults_of_the_api_server() {
+    let all = fine(
+        "{apiVersion: v1, kind: ServiceList, items: [{metadata: {name: web}, spec: {\
+         selector: {app: web}, clusterIP: \"fd00::a\", sessionAffinity: ClientIP, \
+         ports: [{port: 80}, {name: b, port: 81, targetPort: http, protocol: UDP}]}}]}"
+            .replace("{port: 80}", "{name: a, port: 80}")
+            .as_str(),
+    );
+    let [Object::Service(service)] = all.objects.as_slice() else {
+        panic!("one Service")
+    };
+    assert_eq!(service.key.to_string(), "default/web");
+    assert_eq!(
+        service.cluster_ips(),
+        ["fd00::a".parse::<std::net::IpAddr>().unwrap()]
+    );
+    assert_eq!(service.service_type.to_string(), "ClusterIP");
+    assert_eq!(service.external_traffic_policy.to_string(), "Cluster");
+    assert!(service.allocate_load_balancer_node_ports);
+    let affinity = podwire_models::api::SessionAffinity::ClientIp {
+        timeout_seconds: 10_800,
+    };
+    assert_eq!(service.session_affinity, affinity);
+    let ports: Vec<String> = service
+        .ports
+        .iter()
+        .map(|port| format!("{}/{} -> {}", port.port, port.protocol, port.target_port))
+        .collect();
+    assert_eq!(ports, ["80/TCP -> 80", "81/UDP -> http"]);
+}
+
+const ENDPOINTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: db}
+subsets:
+- addresses: [{ip: 192.0.2.1}, {ip: \"2001:db8::1\"}]
+  notReadyAddresses: [{ip: 192.0.2.2}]
+  ports: [{port: 5432}]
+";
+
+#[test]
+fn endpoints_of_a_service_without_a_selector_become_slices() {
+    let all = fine(ENDPOINTS);
+    let slices: Vec<String> = all
+        .objects
+        .iter()
+        .filter_map(|object| {
+            if let Object::EndpointSlice(slice) = object {
+                Some(slice)
+            } else {
+                None
+            }
+        })
+        .map(|slice| {
+            let ready = slice.endpoints.iter().map(|endpoint| endpoint.is_ready());
+            format!(
+                "{} {} {:?}",
+                slice.service_name().unwrap(),
+                slice.address_type,
+                ready.collect::<Vec<_>>()
+            )
+        })
+        .collect();
+    assert_eq!(slices, ["db IPv4 [true, false]", "db IPv6 [true]"]);
+}
+
+#[test]
+fn endpoints_that_nobody_mirrors_are_ignored_aloud() {
+    let all = fine(&ENDPOINTS.replace(
+        "{ports: [{port: 5432}]}",
+        "{selector: {a: b}, ports: [{port: 5432}]}",
+    ));
+    assert_eq!(all.objects.len(), 1);
+    let [gone] = all.ignored.as_slice() else {
+        panic!("one, though it would be two slices")
+    };
+    assert_eq!(&*gone.object, "Endpoints/default/db");
+}
+
+#[test]
+fn foreign_kinds_are_listed() {
+    let all = fine(
+        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: x, namespace: y}}\n---\n\
+         {apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: 'system:node'}}",
+    );
+    assert!(all.objects.is_empty());
+    assert_eq!(all.not_modelled[0].what, "CiliumNetworkPolicy (cilium.io)");
+    assert_eq!(&*all.not_modelled[0].object, "CiliumNetworkPolicy/y/x");
+    assert_eq!(&*all.ignored[0].kind, "ClusterRole");
+}

@@ -20,3 +20,5 @@ pub mod lab;
 pub mod attempt;
 pub mod bench;
 pub mod flat;
+#[cfg(feature = "cli")]
+pub mod cli;

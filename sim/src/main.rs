@@ -1,2 +1,5 @@
-//! The binary.
-fn main() {}
+//! The binary: see [`podwire::cli`].
+
+fn main() -> std::process::ExitCode {
+    podwire::cli::main()
+}

@@ -7,6 +7,8 @@
     reason = "tests"
 )]
 
+#[cfg(feature = "cli")]
+mod cli;
 mod real;
 mod flat;
 mod laws;

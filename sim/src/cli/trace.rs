@@ -1,0 +1,308 @@
+//! `podwire trace`: one attempt, every outcome with its chance, and the way there and back.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use serde_json::Value;
+
+use podwire_models::base::OriginId;
+use podwire_models::wire::{Code, L4};
+
+use super::input::{InputArgs, Session};
+use super::{Done, Format, Report};
+use crate::attempt::{Attempted, Request};
+use crate::render::json::StepJson;
+use crate::render::{Detail, Style, text};
+use crate::scenario::text::Delay;
+use crate::scenario::{Target, Thing};
+use crate::trace::Record;
+
+const EXAMPLES: &str = "\
+Examples:
+  podwire trace -f shop.yaml --from pod/shop/web-0 --to svc/shop/cart:7070
+  podwire trace -f shop.yaml --from deploy/shop/web --to cart:7070 --detail detailed
+  podwire trace -f shop.yaml --from node/node-a --to 10.96.0.10:53 --proto udp
+  podwire trace -f shop.yaml --host lb=203.0.113.9 --from host/lb --to node/node-a:30080
+  podwire trace -f shop.yaml --from pod/shop/web-0 --to pod/shop/cart-0 --proto icmp -o json";
+
+/// Follow one attempt: every outcome with its exact chance, and each step of every packet there and back
+///
+/// What is left to chance (which endpoint kube-proxy's rules pick) is tried in every way; outcomes that are alike are
+/// told once, with their chances added. The last step of an attempt that fails says what decided it.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct TraceArgs {
+    /// Who tries: pod/NAMESPACE/NAME, deploy/NAMESPACE/NAME (its first pod), node/NAME or host/NAME
+    #[arg(long, value_name = "THING")]
+    from: Thing,
+    /// To reach whom: svc/NAMESPACE/NAME:PORT, pod/NAMESPACE/NAME:PORT, IP:PORT, DNSNAME:PORT or http://HOST/PATH
+    #[arg(long, value_name = "TARGET")]
+    to: Target,
+    /// By which protocol
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp")]
+    proto: Proto,
+    /// How long the client waits
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    timeout: Delay,
+    /// How many ways of chance are tried before giving up
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    limit: usize,
+    /// In which form to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+    /// Which steps the text shows: minimal, summary or detailed
+    #[arg(long, value_name = "LEVEL", default_value = "summary", value_parser = detail)]
+    detail: Detail,
+    #[command(flatten)]
+    input: InputArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Proto {
+    /// A connection, a request, an answer.
+    Tcp,
+    /// A datagram and one back.
+    Udp,
+    /// An association.
+    Sctp,
+    /// An echo request.
+    Icmp,
+}
+
+fn detail(text: &str) -> Result<Detail, String> {
+    text.parse()
+}
+
+impl From<Proto> for L4 {
+    fn from(proto: Proto) -> Self {
+        match proto {
+            Proto::Tcp => Self::Tcp,
+            Proto::Udp => Self::Udp,
+            Proto::Sctp => Self::Sctp,
+            Proto::Icmp => Self::Icmp,
+        }
+    }
+}
+
+/// Everything that is said about an attempt.
+#[derive(Serialize)]
+struct TraceJson {
+    schema: &'static str,
+    from: String,
+    to: String,
+    verdict: &'static str,
+    outcomes: Vec<OutcomeJson>,
+    not_modelled: Vec<Value>,
+    assumptions: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct OutcomeJson {
+    chance: String,
+    result: &'static str,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen_source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<Vec<Blocker>>,
+    steps: Vec<StepJson>,
+}
+
+/// What stands in the way.
+#[derive(Serialize)]
+struct Blocker {
+    code: &'static str,
+    object: Option<String>,
+    origin: Option<String>,
+    says: &'static str,
+    fix: &'static str,
+    kubectl: Option<String>,
+}
+
+pub(super) fn run(args: &TraceArgs) -> Done {
+    let session = args.input.settle()?;
+    let (_, note) = session.netns(&args.from)?;
+    let source = session.lab.source(&args.from).map_err(Report::bad_input)?;
+    let request = Request {
+        target: args.to.clone(),
+        l4: args.proto.into(),
+        timeout: args.timeout.0,
+    };
+    let found = session
+        .lab
+        .explore(
+            &source,
+            &request,
+            &session.origins,
+            session.seed,
+            args.limit,
+        )
+        .map_err(Report::bad_input)?;
+    let to = match &args.to {
+        Target::Url { .. } => args.to.to_string(),
+        Target::Service { .. }
+        | Target::Pod { .. }
+        | Target::Node { .. }
+        | Target::Host { .. }
+        | Target::Address { .. }
+        | Target::Name { .. } => format!("{}://{}", request.l4, args.to),
+    };
+    let json = TraceJson {
+        schema: "podwire.trace/v1",
+        from: args.from.to_string(),
+        to,
+        verdict: verdict(&found),
+        outcomes: found.iter().map(OutcomeJson::of).collect(),
+        not_modelled: session.not_modelled_json(),
+        assumptions: assumptions(&session, note.as_deref()),
+    };
+    Ok(match args.output {
+        Format::Json => {
+            let mut stdout = serde_json::to_string_pretty(&json).map_err(Report::bad_input)?;
+            stdout.push('\n');
+            Report {
+                stderr: session.warnings().to_owned(),
+                ..Report::well(stdout)
+            }
+        }
+        Format::Text => Report {
+            stderr: note.map_or_else(String::new, |note| note + "\n") + &session.notes(),
+            ..Report::well(json.text(&found, args.detail))
+        },
+    })
+}
+
+fn assumptions(session: &Session, note: Option<&str>) -> Vec<String> {
+    let noted = note.map(str::to_owned);
+    noted
+        .into_iter()
+        .chain(session.assumptions.clone())
+        .collect()
+}
+
+/// Returns the result all outcomes have, or that it depends.
+fn verdict(found: &[Attempted]) -> &'static str {
+    let mut results = found.iter().map(|attempted| attempted.outcome.result);
+    match results.next() {
+        Some(first) if results.all(|result| result == first) => first.name(),
+        Some(_) | None => "depends",
+    }
+}
+
+impl TraceJson {
+    fn text(&self, found: &[Attempted], detail: Detail) -> String {
+        let mut text = format!("{} to {}: {}\n", self.from, self.to, self.verdict);
+        for (said, attempted) in self.outcomes.iter().zip(found) {
+            let steps = text::trace(&attempted.trace, detail, Style::Ansi);
+            write!(text, "\n{}\n{steps}", said.text()).expect("a String takes everything");
+        }
+        text
+    }
+}
+
+impl OutcomeJson {
+    fn of(attempted: &Attempted) -> Self {
+        let outcome = &attempted.outcome;
+        let (records, names) = (&attempted.trace.records, &attempted.trace.names);
+        let end = |end: (std::net::IpAddr, u16)| SocketAddr::from(end).to_string();
+        Self {
+            chance: attempted.chance.to_string(),
+            result: outcome.result.name(),
+            code: attempted.code.name(),
+            errno: outcome.errno.map(|errno| errno.to_string()),
+            pod: outcome.server.as_ref().map(ToString::to_string),
+            backend: outcome.backend.map(end),
+            seen_source: outcome.seen_source.map(|(ip, _)| ip.to_string()),
+            why: (attempted.code != Code::Ok).then(|| vec![Blocker::of(attempted)]),
+            steps: records
+                .iter()
+                .map(|record| StepJson::of(record, names))
+                .collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("chance {}: {} ({})", self.chance, self.result, self.code);
+        if let Some(errno) = &self.errno {
+            text = text + ", " + errno;
+        }
+        if let Some(pod) = &self.pod {
+            text = text + ", answered by " + pod;
+        }
+        if let Some(backend) = &self.backend {
+            text = text + " at " + backend;
+        }
+        if let Some(seen) = &self.seen_source {
+            text = text + ", which saw " + seen;
+        }
+        text.push('\n');
+        for blocker in self.why.iter().flatten() {
+            let mut say = |what: &str, words: &str| {
+                writeln!(text, "  {what}: {words}").expect("a String takes everything");
+            };
+            say("why", blocker.says);
+            if let Some(object) = &blocker.object {
+                let place = blocker.origin.as_deref();
+                let place = place.map_or_else(String::new, |place| format!(" ({place})"));
+                say("object", &(object.clone() + &place));
+            }
+            say("fix", blocker.fix);
+            if let Some(kubectl) = &blocker.kubectl {
+                say("see", kubectl);
+            }
+        }
+        text
+    }
+}
+
+impl Blocker {
+    fn of(attempted: &Attempted) -> Self {
+        let names = &attempted.trace.names;
+        let ended = |record: &&Record| record.step.action.ends_with() == Some(attempted.code);
+        let last = attempted.trace.records.iter().rev().find(ended);
+        let decided = last.and_then(|record| record.step.by.as_ref());
+        let origin = decided.map_or(OriginId::NONE, |by| by.origin);
+        let written = names.origins.get(origin);
+        let node = last.and_then(|record| names.node_at(&record.place));
+        let object = written
+            .map(|origin| origin.object.to_string())
+            .filter(|object| !object.is_empty())
+            .or_else(|| node.map(|node| format!("Node//{node}")));
+        let page = attempted.code.page();
+        Self {
+            code: attempted.code.name(),
+            kubectl: object
+                .as_deref()
+                .and_then(|object| kubectl(object, attempted.code)),
+            object,
+            origin: written.map(ToString::to_string),
+            says: page.meaning,
+            fix: page.fix,
+        }
+    }
+}
+
+/// Returns the command that shows an object, `Service/shop/cart`.
+fn kubectl(object: &str, code: Code) -> Option<String> {
+    let mut parts = object.splitn(3, '/');
+    let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+    let no_endpoints = matches!(code, Code::SvcNoEndpoints | Code::SvcNoLocalEndpoints);
+    let kind = if no_endpoints && kind == "Service" {
+        "endpoints".to_owned()
+    } else {
+        kind.to_lowercase()
+    };
+    Some(if namespace.is_empty() {
+        format!("kubectl get {kind} {name}")
+    } else {
+        format!("kubectl -n {namespace} get {kind} {name}")
+    })
+}

@@ -1,0 +1,361 @@
+//! The command line: how commands end, what they teach, and `iptables-save` against the real kube-proxy.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use podwire::cli::{Exit, Report, run};
+
+const COMMANDS: [&str; 6] = ["trace", "get", "exec", "explain", "completions", "man"];
+
+const SHOP: &str = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: cart, namespace: shop}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: cart}}
+  template:
+    metadata: {labels: {app: cart}}
+    spec:
+      containers: [{name: main, image: cart, ports: [{containerPort: 7070}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {clusterIP: 10.96.0.17, selector: {app: cart}, ports: [{port: 80, targetPort: 7070}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: crt, namespace: shop}
+spec: {clusterIP: 10.96.0.18, selector: {app: crt}, ports: [{port: 80, targetPort: 7070}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop}
+spec: {containers: [{name: main, image: web}]}
+";
+
+/// Writes a manifest for one test.
+fn manifest(test: &str, text: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}.yaml"));
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// Runs `podwire WORDS… -f FILE`, with what stands behind `--` behind it.
+fn podwire(file: &Path, words: &[&str]) -> Report {
+    let input = ["-f", file.to_str().unwrap()];
+    let behind = words.iter().position(|word| *word == "--");
+    let (own, command) = words.split_at(behind.unwrap_or(words.len()));
+    run(["podwire"].iter().chain(own).chain(&input).chain(command))
+}
+
+#[test]
+fn every_command_teaches_with_an_example() {
+    for command in COMMANDS {
+        let help = run(["podwire", command, "--help"]);
+        assert_eq!(help.exit, Exit::Well);
+        let example = format!("podwire {command} ");
+        assert!(help.stdout.contains("Examples:"), "{}", help.stdout);
+        assert!(help.stdout.contains(&example), "{}", help.stdout);
+        assert_eq!(run(["podwire", "man", command]).exit, Exit::Well);
+    }
+    assert!(
+        run(["podwire", "completions", "bash"])
+            .stdout
+            .contains("podwire")
+    );
+}
+
+#[test]
+fn wrong_command_lines_end_with_2() {
+    let file = manifest("wrong", SHOP);
+    for words in [
+        vec!["nonsense"],
+        vec!["get", "cookies"],
+        vec!["get", "pods", "--profile", "calicoo"],
+        vec!["get", "pods", "--kubernetes", "1.2"],
+        vec!["get", "pods", "--pod-cidr", "10.244.1.0/16"],
+        vec!["get", "pods", "no-such-pod"],
+        vec!["exec", "node/node-z", "--", "ip", "addr"],
+        vec!["exec", "svc/shop/cart", "--", "ip", "addr"],
+        vec!["exec", "node/node-a", "--", "reboot"],
+        vec!["exec", "node/node-a", "--", "sysctl", "net.ipv4.nonsense"],
+        vec![
+            "exec",
+            "node/node-a",
+            "--component",
+            "kube-proxy",
+            "--",
+            "ip",
+            "addr",
+        ],
+        vec![
+            "trace",
+            "--from",
+            "pod/shop/web",
+            "--to",
+            "svc/shop/nothing:80",
+        ],
+    ] {
+        let report = podwire(&file, &words);
+        assert_eq!(report.exit, Exit::BadInput, "{words:?}: {}", report.stdout);
+        assert_eq!(report.stdout, "", "{words:?}");
+        assert!(
+            report.stderr.contains("error"),
+            "{words:?}: {}",
+            report.stderr
+        );
+    }
+    assert_eq!(run(["podwire", "get", "pods"]).exit.code(), 2);
+    assert_eq!(run(["podwire", "explain", "NO_SUCH_CODE"]).exit.code(), 2);
+}
+
+#[test]
+fn a_wrong_manifest_is_pointed_at() {
+    let file = manifest("typo", &SHOP.replace("targetPort", "targetprt"));
+    let report = podwire(&file, &["get", "pods"]);
+    assert_eq!(report.exit, Exit::BadInput);
+    assert!(report.stderr.contains("typo.yaml:15"), "{}", report.stderr);
+    assert!(report.stderr.contains("targetPort"), "{}", report.stderr);
+    let missing = podwire(Path::new("no-such-file.yaml"), &["get", "pods"]);
+    assert!(missing.stderr.contains("FILE_UNREADABLE"));
+}
+
+#[test]
+fn what_is_not_modelled_is_said() {
+    let text =
+        format!("{SHOP}---\napiVersion: example.com/v1\nkind: Thing\nmetadata: {{name: x}}\n");
+    let file = manifest("gaps", &text);
+    let report = podwire(&file, &["get", "pods"]);
+    assert_eq!(report.exit, Exit::Well);
+    assert!(
+        report.stderr.contains("not modelled (1)"),
+        "{}",
+        report.stderr
+    );
+    let json = podwire(&file, &["get", "pods", "-o", "json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["not_modelled"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_code_has_a_page() {
+    let page = run(["podwire", "explain", "svc_no_endpoints"]);
+    assert!(page.stdout.contains("What to do"), "{}", page.stdout);
+    let list = run(["podwire", "explain", "--list", "-o", "json"]).stdout;
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    assert!(list["codes"].as_array().unwrap().len() > 60);
+    let near = run(["podwire", "explain", "SVC_NO_ENDPOINT"]).stderr;
+    assert!(near.contains("did you mean `SVC_NO_ENDPOINTS`"), "{near}");
+}
+
+#[test]
+fn objects_are_shown_as_kubectl_shows_them() {
+    let file = manifest("get", SHOP);
+    let endpoints = podwire(&file, &["get", "endpoints", "-n", "shop"]);
+    let lines: Vec<&str> = endpoints.stdout.lines().collect();
+    assert!(lines[0].starts_with("NAMESPACE   NAME   ENDPOINTS"));
+    assert!(lines[1].contains(":7070,10.244."), "{}", endpoints.stdout);
+    assert!(lines[2].ends_with("<none>"));
+    for kind in ["pods", "svc", "nodes", "endpointslices", "netpol"] {
+        let report = podwire(&file, &["get", kind, "-o", "wide"]);
+        assert_eq!(report.exit, Exit::Well, "{}", report.stderr);
+    }
+}
+
+#[test]
+fn tools_print_what_is_there() {
+    let file = manifest("exec", SHOP);
+    for (words, expected) in [
+        ("iptables-save", "-A KUBE-SERVICES -d 10.96.0.17/32"),
+        ("iptables-save -t nat", "*nat"),
+        ("ip route", "default via 172.18.0.1 dev eth0"),
+        ("ip addr", "inet 172.18.0.2/16"),
+        ("ip link", "1: lo: <LOOPBACK,UP,LOWER_UP>"),
+        ("sysctl net.ipv4.ip_forward", "net.ipv4.ip_forward = 1"),
+        ("sysctl -a", "net.netfilter.nf_conntrack_max = "),
+    ] {
+        let mut command = vec!["exec", "node/node-a", "--"];
+        command.extend(words.split(' '));
+        let report = podwire(&file, &command);
+        assert!(
+            report.stdout.contains(expected),
+            "{words}: {}",
+            report.stdout
+        );
+    }
+    for words in ["ip6tables-save", "ip neigh", "bridge fdb", "conntrack -L"] {
+        let mut command = vec!["exec", "node/node-a", "--"];
+        command.extend(words.split(' '));
+        assert_eq!(podwire(&file, &command).exit, Exit::Well, "{words}");
+    }
+    let listens = podwire(&file, &["exec", "deploy/shop/cart", "--", "ss", "-ltn"]);
+    assert!(listens.stdout.contains("*:7070"), "{}", listens.stdout);
+}
+
+#[test]
+fn a_trace_tells_every_outcome_with_its_chance() {
+    let file = manifest("trace", SHOP);
+    let trace = |to: &str| {
+        let words = ["trace", "--from", "pod/shop/web", "--to", to, "-o", "json"];
+        let report = podwire(&file, &words);
+        assert_eq!(report.exit, Exit::Well, "{}", report.stderr);
+        serde_json::from_str::<serde_json::Value>(&report.stdout).unwrap()
+    };
+    let good = trace("svc/shop/cart:80");
+    assert_eq!(good["schema"], "podwire.trace/v1");
+    assert_eq!(good["verdict"], "connected");
+    let outcomes = good["outcomes"].as_array().unwrap();
+    assert_eq!(outcomes.len(), 2);
+    for outcome in outcomes {
+        assert_eq!(outcome["chance"], "1/2");
+        assert!(outcome["backend"].as_str().unwrap().ends_with(":7070"));
+        assert!(!outcome["steps"].as_array().unwrap().is_empty());
+    }
+    let bad = trace("svc/shop/crt:80");
+    assert_eq!(bad["verdict"], "refused");
+    let why = &bad["outcomes"][0]["why"][0];
+    assert_eq!(why["code"], "SVC_NO_ENDPOINTS");
+    assert_eq!(why["object"], "Service/shop/crt");
+    assert!(
+        why["origin"].as_str().unwrap().ends_with("trace.yaml:19"),
+        "{why}"
+    );
+}
+
+// ---- against the real kube-proxy ----
+
+/// Chains between whose service ports the real program keeps no order.
+const UNORDERED: [&str; 4] = [
+    "KUBE-SERVICES",
+    "KUBE-NODEPORTS",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-PROXY-FIREWALL",
+];
+
+/// Tables and chains of a saved ruleset, each chain with its rules.
+fn chains(saved: &str) -> BTreeMap<(String, String), Vec<String>> {
+    let mut chains: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    let mut table = String::new();
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            name.clone_into(&mut table);
+        } else if let Some(chain) = line.strip_prefix(':') {
+            let (name, policy) = chain.split_once(' ').unwrap();
+            let rules = chains.entry((table.clone(), name.to_owned())).or_default();
+            rules.insert(0, policy.to_owned());
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let name = rule.split(' ').next().unwrap();
+            let chain = (table.clone(), name.to_owned());
+            chains.entry(chain).or_default().push(rule.to_owned());
+        }
+    }
+    for ((_, name), rules) in &mut chains {
+        if UNORDERED.contains(&name.as_str()) {
+            rules.sort();
+        }
+    }
+    chains
+}
+
+/// Returns the first chain that differs.
+fn difference(real: &str, ours: &str) -> Option<String> {
+    let (real, ours) = (chains(real), chains(ours));
+    let names: std::collections::BTreeSet<_> = real.keys().chain(ours.keys()).collect();
+    names.into_iter().find_map(|name| {
+        let (real, ours) = (real.get(name), ours.get(name));
+        (real != ours).then(|| format!("{name:?}\nreal {real:#?}\nours {ours:#?}"))
+    })
+}
+
+/// Flags of kube-proxy that have a meaning here.
+const FLAGS: [&str; 9] = [
+    "--cluster-cidr",
+    "--detect-local-mode",
+    "--pod-bridge-interface",
+    "--pod-interface-name-prefix",
+    "--masquerade-all",
+    "--nodeport-addresses",
+    "--iptables-localhost-nodeports",
+    "--iptables-masquerade-bit",
+    "--conntrack-tcp-be-liberal",
+];
+
+#[test]
+fn kube_proxy_rules_are_those_of_the_real_program() {
+    let Some(root) = crate::handbook("oracle/kube-proxy") else {
+        return;
+    };
+    let mut cases: Vec<PathBuf> = fs::read_dir(root)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    cases.sort();
+    let (mut same, mut wrong) = (0, Vec::new());
+    for case in cases
+        .iter()
+        .filter(|case| case.join("objects.yaml").exists())
+    {
+        let name = case.file_name().unwrap().to_str().unwrap();
+        let about = fs::read_to_string(case.join("node.txt")).unwrap();
+        let objects = fs::read_to_string(case.join("objects.yaml")).unwrap();
+        if about.contains("eth1:") && !objects.contains("172.16.5.11") {
+            println!("skipped {name}: its node has an address that its objects do not tell");
+            continue;
+        }
+        let node = about
+            .lines()
+            .find_map(|line| line.strip_prefix("node: "))
+            .unwrap();
+        let node = format!("node/{node}");
+        let flags = about.lines().map(str::trim).filter(|line| {
+            let flag = line.split('=').next().unwrap();
+            FLAGS.contains(&flag)
+        });
+        for (tool, prefix) in [
+            ("iptables-save", "iptables-save"),
+            ("ip6tables-save", "ip6tables-save"),
+        ] {
+            let real: Vec<String> = fs::read_dir(case)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| {
+                    let file = path.file_name().unwrap().to_str().unwrap();
+                    file == format!("{prefix}.txt")
+                        || file.starts_with(&format!("{prefix}.variant"))
+                })
+                .map(|path| fs::read_to_string(path).unwrap())
+                .collect();
+            if real.is_empty() {
+                continue;
+            }
+            let mut words = vec!["exec", &node, "--kubernetes", "1.30"];
+            words.extend(flags.clone());
+            words.extend(["--", tool, "--component", "kube-proxy"]);
+            let report = podwire(&case.join("objects.yaml"), &words);
+            if report.exit != Exit::Well {
+                wrong.push(format!("{name}: {}", report.stderr));
+                continue;
+            }
+            let differences: Vec<_> = real
+                .iter()
+                .filter_map(|real| difference(real, &report.stdout))
+                .collect();
+            if differences.len() < real.len() {
+                same += 1;
+            } else {
+                wrong.push(format!("{name} {tool}: {}", differences[0]));
+            }
+        }
+    }
+    println!("{same} rulesets are the same");
+    assert!(
+        wrong.is_empty(),
+        "{} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}

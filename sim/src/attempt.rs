@@ -7,7 +7,7 @@ use std::time::Duration;
 use podwire_models::api::{Pod, PodSpec};
 use podwire_models::base::{Dice, Namespace, Ratio, Time};
 use podwire_models::control::dns::resolver::ResolvConf;
-use podwire_models::wire::{Action, Code, L4, NetnsId};
+use podwire_models::wire::{Code, L4, NetnsId};
 
 use crate::engine::dice::{TooManyOutcomes, explore_within};
 use crate::lab::Lab;
@@ -259,7 +259,7 @@ impl Lab {
         let ended = |outcomes: &[Outcome]| {
             outcomes.iter().find_map(|outcome| match outcome {
                 Outcome::Probe(probe) => Some(probe.clone()),
-                _ => None,
+                Outcome::Lookup(_) | Outcome::Ping(_) | Outcome::Traceroute(_) => None,
             })
         };
         loop {
@@ -298,23 +298,20 @@ impl Lab {
         for (chance, (outcome, records)) in all {
             let outcome = outcome?;
             let code = code_of(&outcome, &records);
-            match found
-                .iter_mut()
-                .find(|a| a.code == code && alike(&a.outcome, &outcome))
-            {
-                Some(same) => same.chance = same.chance + chance,
-                None => {
-                    let trace = Trace {
-                        records,
-                        names: names.clone(),
-                    };
-                    found.push(Attempted {
-                        chance,
-                        outcome,
-                        code,
-                        trace,
-                    });
-                }
+            let same = |a: &&mut Attempted| a.code == code && alike(&a.outcome, &outcome);
+            if let Some(same) = found.iter_mut().find(same) {
+                same.chance = same.chance + chance;
+            } else {
+                let trace = Trace {
+                    records,
+                    names: names.clone(),
+                };
+                found.push(Attempted {
+                    chance,
+                    outcome,
+                    code,
+                    trace,
+                });
             }
         }
         Ok(found)
@@ -333,15 +330,14 @@ fn alike(a: &ProbeOutcome, b: &ProbeOutcome) -> bool {
 /// Returns why an attempt ended as it did: what the client knows by itself, else the last refusal or loss on the way.
 pub fn code_of(outcome: &ProbeOutcome, records: &[Record]) -> Code {
     let on_the_way = || {
-        records
-            .iter()
-            .rev()
-            .find_map(|record| match &record.step.action {
-                Action::Dropped { code }
-                | Action::Rejected { code, .. }
-                | Action::Failed { code, .. } => Some(*code),
-                _ => None,
-            })
+        let ends = |record: &Record| {
+            record
+                .step
+                .action
+                .ends_with()
+                .filter(|code| *code != Code::Ok)
+        };
+        records.iter().rev().find_map(ends)
     };
     match (outcome.result, outcome.code) {
         (ProbeResult::Connected, _) => Code::Ok,

@@ -11,8 +11,8 @@ use podwire_models::cluster::install::Machines;
 use podwire_models::kernel::conntrack::Conntrack;
 use podwire_models::kernel::{Cx, Effect};
 use podwire_models::wire::{
-    Action, Code, Decider, FlowKey, L4, Message, NetnsId, NoRecorder, Packet, PacketId, Payload,
-    Place, Recorder, Step, Transport, Udp,
+    Code, Decider, FlowKey, L4, Message, NetnsId, NoRecorder, Packet, PacketId, Payload, Place,
+    Recorder, Step, Transport, Udp,
 };
 
 /// Port of the datagrams that are sent; nothing else listens there.
@@ -89,11 +89,8 @@ struct Endings(Option<(Code, Option<NetnsId>, Option<Decider>)>);
 impl Recorder for Endings {
     const ENABLED: bool = true;
     fn record(&mut self, place: Place, step: Step) {
-        let code = match step.action {
-            Action::Dropped { code }
-            | Action::Rejected { code, .. }
-            | Action::Failed { code, .. } => code,
-            _ => return,
+        let Some(code) = step.action.ends_with().filter(|code| *code != Code::Ok) else {
+            return;
         };
         self.0.get_or_insert((code, place.netns, step.by));
     }

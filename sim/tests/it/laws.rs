@@ -108,7 +108,7 @@ fn of_client(draws: &[Draw], lab_draws: &[Draw]) -> Vec<Draw> {
     draws
         .iter()
         .filter(|draw| keys.contains(&draw.stream))
-        .cloned()
+        .copied()
         .collect()
 }
 

@@ -3,7 +3,7 @@
 //! The only room that looks at the clock on the wall. What a workload simulates depends on its sizes alone
 //! (same fingerprint on every machine); how long it takes is the measurement.
 //!
-//! Reading order: this file (what is asked and what is answered), [`w1`] (the workload), [`meter`] (the clocks).
+//! Reading order: this file (what is asked and what is answered), [`mod@w1`] (the workload), [`meter`] (the clocks).
 
 pub mod w1;
 pub mod meter;

@@ -185,7 +185,10 @@ fn endpoints_of_a_service_without_a_selector_become_slices() {
             }
         })
         .map(|slice| {
-            let ready = slice.endpoints.iter().map(|endpoint| endpoint.is_ready());
+            let ready = slice
+                .endpoints
+                .iter()
+                .map(podwire_models::api::Endpoint::is_ready);
             format!(
                 "{} {} {:?}",
                 slice.service_name().unwrap(),

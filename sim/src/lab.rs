@@ -164,6 +164,23 @@ impl Lab {
         })
     }
 
+    /// Writes the slices that follow from the objects as they are now.
+    pub fn refresh_slices(&mut self) {
+        self.slices = all_slices(&self.objects);
+    }
+
+    /// Lets every node's kube-proxy write the rules that follow from the slices as they are now.
+    pub fn program(&mut self, machines: &mut Machines) {
+        let Self {
+            plan,
+            objects,
+            slices,
+            shortfalls,
+            ..
+        } = self;
+        program_nodes(machines, objects, slices, plan, shortfalls);
+    }
+
     /// Returns the address of the cluster's name service.
     pub fn dns_ips(&self) -> Vec<IpAddr> {
         let mut services = self.objects.services.values();

@@ -14,6 +14,8 @@ pub mod manifest;
 pub mod render;
 pub mod traffic;
 pub mod scenario;
+pub mod fault;
+pub mod controllers;
 pub mod simulation;
 pub mod program;
 pub mod lab;
@@ -22,3 +24,4 @@ pub mod bench;
 pub mod flat;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod story;

@@ -93,6 +93,17 @@ impl Probe {
         }
     }
 
+    /// Returns the probe with requests of this many bytes.
+    #[must_use]
+    pub const fn carrying(mut self, bytes: u32) -> Self {
+        match &mut self.attempt {
+            Attempt::Tcp(_, settings) => settings.request_len = bytes,
+            Attempt::Udp(_, settings) => settings.request_len = bytes,
+            Attempt::Echo(settings) => settings.len = bytes,
+        }
+        self
+    }
+
     /// Returns whether nothing more will happen.
     pub const fn finished(&self) -> bool {
         match &self.client {

@@ -12,6 +12,7 @@ mod cli;
 mod real;
 mod flat;
 mod laws;
+mod golden;
 mod walk;
 mod manifests;
 mod problems;

@@ -1,0 +1,37 @@
+//! Who reacts to a change, and after how long. What each of them then does is a function of `podwire-models`; here is
+//! only the time line. A pod whose network is gone, for instance:
+//!
+//! | after | who | does | until then |
+//! |---|---|---|---|
+//! | 0 | the pod | stops answering | |
+//! | [`PLEG_RELIST`] | kubelet | notices, and the pod is no longer ready | |
+//! | [`ENDPOINT_SYNC`] | `EndpointSlice` controller | takes the endpoint out | every node still chooses it |
+//! | [`PROXY_SYNC`] | kube-proxy, on every node | rewrites its chains | this node still chooses it |
+//!
+//! # Fidelity
+//! Every delay is one number; in a real cluster it varies around it, and the nodes differ. kube-proxy's removal of
+//! stale UDP connections is left out.
+
+use std::time::Duration;
+
+use podwire_models::control::proxy::Version;
+
+/// From a container's end to kubelet's notice: PLEG's relist period (`pkg/kubelet/pleg/generic.go`).
+pub const PLEG_RELIST: Duration = Duration::from_secs(1);
+
+/// From a new pod to its first ready moment: scheduling, sandbox, CNI ADD and containers whose images are there.
+pub const POD_START: Duration = Duration::from_secs(2);
+
+/// From a change of pods or Services to the slices that say so: watch and work queue.
+pub const ENDPOINT_SYNC: Duration = Duration::from_millis(50);
+
+/// From changed slices or Services to changed rules: watch, and one synchronisation of kube-proxy that was idle.
+pub const PROXY_SYNC: Duration = Duration::from_millis(100);
+
+/// From a node's last lease to its pods no longer being ready: `--node-monitor-grace-period`, 50 s since 1.32.
+pub const fn node_grace(version: Version) -> Duration {
+    match version {
+        Version::V1_30 | Version::V1_31 => Duration::from_secs(40),
+        Version::V1_32 | Version::V1_33 | Version::V1_34 => Duration::from_secs(50),
+    }
+}

@@ -1,0 +1,275 @@
+//! What goes wrong on purpose: [`Fault`], how each begins and ends, and how many packets it touched.
+//!
+//! The vocabulary is that of `docs/scenario.md`. A fault changes machines, never objects; what controllers make of it
+//! is their business.
+
+use podwire_models::api::Pod;
+use podwire_models::base::{ObjectKey, ObjectName};
+use podwire_models::cluster::Acl;
+use podwire_models::cluster::install::Machines;
+use podwire_models::kernel::config::Change;
+use podwire_models::kernel::link::DeviceKind;
+use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId};
+
+use crate::trace::record::Record;
+
+/// Something that breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The underlay's switch no longer carries frames from one machine to another.
+    LinkDown {
+        /// Name of the sending machine's namespace, `node/node-a`.
+        from: String,
+        /// Name of the receiving machine's.
+        to: String,
+        /// Whether the other direction still works.
+        one_way: bool,
+    },
+    /// A machine is switched off, and its pods with it.
+    ///
+    /// # Fidelity
+    /// Switched on again it goes on where it stopped, instead of booting.
+    NodeDown {
+        /// Which.
+        node: ObjectName,
+    },
+    /// A pod's network namespace is gone.
+    PodKill {
+        /// Which.
+        pod: ObjectKey,
+    },
+    /// A kernel setting has another value.
+    Sysctl {
+        /// Name of the namespace.
+        on: String,
+        /// Which setting.
+        name: String,
+        /// Its value.
+        value: i64,
+    },
+    /// A firewall of the underlay drops packets.
+    Acl(Acl),
+}
+
+/// How to end a fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// Let the switch carry frames again.
+    Join(Vec<(DevIndex, DevIndex)>),
+    /// Switch these on.
+    Power(Vec<NetnsId>),
+    /// Nothing here: whoever owns the programs attaches the pod again.
+    Attach(ObjectKey),
+    /// Set the setting back.
+    Sysctl(NetnsId, String, i64),
+    /// Remove the rule.
+    Acl(String),
+}
+
+impl Fault {
+    /// Returns the fault in a few words.
+    pub fn words(&self) -> String {
+        match self {
+            Self::LinkDown { from, to, one_way } => {
+                let sign = if *one_way { "→" } else { "↔" };
+                format!("no frame passes {from} {sign} {to}")
+            }
+            Self::NodeDown { node } => format!("node/{node} is off"),
+            Self::PodKill { pod } => format!("pod/{pod} is gone"),
+            Self::Sysctl { on, name, value } => format!("{name} = {value} on {on}"),
+            Self::Acl(acl) => {
+                let net =
+                    |n: Option<ipnet::IpNet>| n.map_or_else(|| "any".into(), |n| n.to_string());
+                let l4 = acl
+                    .l4
+                    .map_or_else(|| "any protocol".into(), |l4| l4.to_string());
+                let port = acl.port.map_or(String::new(), |p| format!(" port {p}"));
+                format!(
+                    "the underlay drops {l4}{port} from {} to {}",
+                    net(acl.from),
+                    net(acl.to)
+                )
+            }
+        }
+    }
+
+    /// Lets the fault begin.
+    ///
+    /// # Errors
+    /// In words, if what it names is not there.
+    pub fn begin(&self, machines: &mut Machines) -> Result<Undo, String> {
+        match self {
+            Self::LinkDown { from, to, one_way } => {
+                let (a, b) = (switch_port(machines, from)?, switch_port(machines, to)?);
+                let pairs = if *one_way {
+                    vec![(a, b)]
+                } else {
+                    vec![(a, b), (b, a)]
+                };
+                with_cuts(machines, |cut| cut.extend(pairs.iter().copied()));
+                Ok(Undo::Join(pairs))
+            }
+            Self::NodeDown { node } => {
+                let machine = machines.nodes.get(node);
+                let machine = machine
+                    .ok_or_else(|| format!("there is no node/{node}"))?
+                    .netns;
+                let pods = machines.pods.values().filter(|pod| pod.node == *node);
+                let all: Vec<NetnsId> = std::iter::once(machine)
+                    .chain(pods.map(|p| p.netns))
+                    .collect();
+                for netns in &all {
+                    machines.cluster.set_power(*netns, true);
+                }
+                Ok(Undo::Power(all))
+            }
+            Self::PodKill { pod } => {
+                if !machines.pods.contains_key(pod) {
+                    return Err(format!("there is no pod/{pod} with a network of its own"));
+                }
+                machines.detach(pod);
+                Ok(Undo::Attach(pod.clone()))
+            }
+            Self::Sysctl { on, name, value } => {
+                let id = machines.cluster.named(on);
+                let id = id.ok_or_else(|| format!("there is no {on}"))?;
+                let netns = machines.cluster.netns_mut(id);
+                let netns = netns.ok_or_else(|| format!("there is no {on}"))?;
+                let before = netns.sysctls.get(name);
+                let before = before.ok_or_else(|| format!("there is no setting {name}"))?;
+                set(netns, name, *value)?;
+                Ok(Undo::Sysctl(id, name.clone(), before))
+            }
+            Self::Acl(acl) => {
+                machines.cluster.acls.push(acl.clone());
+                Ok(Undo::Acl(acl.id.to_string()))
+            }
+        }
+    }
+
+    /// Returns how many packets the fault touched, from the records since it began. `pods` are the pods it concerns.
+    pub fn touched(
+        &self,
+        id: &str,
+        machines: &Machines,
+        records: &[Record],
+        pod: Option<&Pod>,
+    ) -> u64 {
+        let count = |touches: &dyn Fn(&Record) -> bool| {
+            records.iter().filter(|record| touches(record)).count() as u64
+        };
+        let dropped =
+            |record: &Record, wanted: Code| record.step.action == Action::Dropped { code: wanted };
+        match self {
+            Self::LinkDown { from, to, one_way } => {
+                let (Ok(a), Ok(b)) = (switch_port(machines, from), switch_port(machines, to))
+                else {
+                    return 0;
+                };
+                let name = |dev| {
+                    let underlay = machines.cluster.netns(machines.underlay);
+                    underlay
+                        .and_then(|n| n.device(dev))
+                        .map_or_else(|| "?".to_owned(), |d| d.name.to_string())
+                };
+                let forth = format!("cut between {} and {}", name(a), name(b));
+                let back = format!("cut between {} and {}", name(b), name(a));
+                count(&|record| {
+                    let text = record.step.by.as_ref().map(|by| by.text.as_str());
+                    dropped(record, Code::LinkDown)
+                        && (text == Some(&forth) || (!one_way && text == Some(&back)))
+                })
+            }
+            Self::NodeDown { .. } => count(&|record| dropped(record, Code::NodeDown)),
+            Self::PodKill { .. } => count(&|record| {
+                let to_pod = match &record.step.packet {
+                    Some(Head::Ip { dst, .. }) => pod.is_some_and(|pod| pod.pod_ips.contains(dst)),
+                    Some(Head::Arp { .. }) | None => false,
+                };
+                to_pod
+                    && record
+                        .step
+                        .action
+                        .ends_with()
+                        .is_some_and(|code| code != Code::Ok)
+            }),
+            Self::Sysctl { name, .. } => count(&|record| {
+                record.step.by.as_ref().is_some_and(|by| {
+                    by.kind == DeciderKind::Sysctl && by.text.starts_with(name.as_str())
+                })
+            }),
+            Self::Acl(_) => {
+                let mut acls = machines.cluster.acls.iter();
+                acls.find(|acl| &*acl.id == id).map_or(0, |acl| acl.touched)
+            }
+        }
+    }
+}
+
+impl Undo {
+    /// Lets the fault end.
+    pub fn end(&self, machines: &mut Machines) {
+        match self {
+            Self::Join(pairs) => with_cuts(machines, |cut| {
+                for pair in pairs {
+                    cut.remove(pair);
+                }
+            }),
+            Self::Power(all) => {
+                for netns in all {
+                    machines.cluster.set_power(*netns, false);
+                }
+            }
+            Self::Attach(_) => {}
+            Self::Sysctl(id, name, value) => {
+                if let Some(netns) = machines.cluster.netns_mut(*id) {
+                    set(netns, name, *value).expect("it had this value before");
+                }
+            }
+            Self::Acl(id) => machines.cluster.acls.retain(|acl| *acl.id != **id),
+        }
+    }
+}
+
+fn set(netns: &mut podwire_models::kernel::Netns, name: &str, value: i64) -> Result<(), String> {
+    let change = Change::Sysctl {
+        name: name.into(),
+        value,
+    };
+    netns.apply(&change).map_err(|error| error.to_string())
+}
+
+/// Returns the port of the underlay's switch that a machine hangs on.
+fn switch_port(machines: &Machines, name: &str) -> Result<DevIndex, String> {
+    let cluster = &machines.cluster;
+    let netns = cluster.named(name).and_then(|id| cluster.netns(id));
+    let netns = netns.ok_or_else(|| format!("there is no {name}"))?;
+    let uplink = netns
+        .device_named("eth0")
+        .map(|device| (netns.id, device.index));
+    let port = uplink.and_then(|end| cluster.peer(end));
+    port.filter(|(at, _)| *at == machines.underlay)
+        .map(|(_, dev)| dev)
+        .ok_or_else(|| format!("{name} is not on the underlay's switch"))
+}
+
+fn with_cuts(
+    machines: &mut Machines,
+    change: impl FnOnce(&mut std::collections::BTreeSet<(DevIndex, DevIndex)>),
+) {
+    let underlay = machines.cluster.netns_mut(machines.underlay);
+    let mut devices = underlay
+        .into_iter()
+        .flat_map(|n| n.devices.iter_mut().flatten());
+    let bridge = devices.find_map(|device| match &mut device.kind {
+        DeviceKind::Bridge(bridge) => Some(bridge),
+        DeviceKind::Loopback
+        | DeviceKind::Veth
+        | DeviceKind::Physical
+        | DeviceKind::Dummy
+        | DeviceKind::Vxlan(_) => None,
+    });
+    if let Some(bridge) = bridge {
+        change(&mut bridge.cut);
+    }
+}

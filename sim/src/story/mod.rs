@@ -1,0 +1,8 @@
+//! Scenarios that are run: [`mod@resolve`] makes a [`Story`] of a file and its manifests, [`mod@run`] runs it and finds out
+//! whether what was expected held.
+
+pub mod resolve;
+pub mod run;
+
+pub use resolve::{Story, files, resolve, unusable};
+pub use run::{Ran, run};

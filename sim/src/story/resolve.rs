@@ -1,0 +1,774 @@
+//! From what was typed to what can be run: names to things, files to objects, and a cluster that stands.
+//!
+//! What the language can say and this does not do is refused here, never passed over.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use podwire_models::api::{Node, Objects};
+use podwire_models::base::addr::host_net;
+use podwire_models::base::{Family, ObjectName, OriginId, Ratio, Time};
+use podwire_models::cluster::Acl;
+use podwire_models::cluster::install::{OutsideHost, Site};
+use podwire_models::control::ipam::NodeCidrs;
+use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
+use podwire_models::wire::L4;
+
+use crate::attempt::Request;
+use crate::fault::Fault;
+use crate::lab::{Lab, Plan};
+use crate::manifest;
+use crate::problem::{Problem, ProblemCode, Severity};
+use crate::scenario::address::{Target, Thing};
+use crate::scenario::expect::Expectation;
+use crate::scenario::file::{
+    Entry, FaultKind, Listen, Must, Probe, ProbeProtocol, ScenarioFile, ServiceTime, Step,
+};
+use crate::scenario::text::{Mark, Text};
+use crate::source::{OriginTable, Source};
+
+/// A scenario that can be run.
+#[derive(Clone, Debug)]
+pub struct Story {
+    /// What it shows.
+    pub title: String,
+    /// Where all chance comes from, unless somebody says otherwise.
+    pub seed: u64,
+    /// The cluster, before anything moves.
+    pub lab: Lab,
+    /// Places in the inputs.
+    pub origins: OriginTable,
+    /// What is done when, in order.
+    pub agenda: Vec<(Time, Doing)>,
+    /// The run goes on at least until here.
+    pub until: Time,
+    /// Who listens where, besides the declared ports.
+    pub listen: Vec<Server>,
+    /// Ports on which outside hosts answer.
+    pub hosts: Vec<(ObjectName, L4, u16)>,
+    /// What must be true.
+    pub expect: Vec<Expectation>,
+}
+
+/// Something that is done.
+#[derive(Clone, Debug)]
+pub enum Doing {
+    /// An attempt.
+    Probe(Box<Attempt>),
+    /// A sentence.
+    Note(String),
+    /// A command.
+    Exec {
+        /// Where.
+        on: Thing,
+        /// As typed.
+        text: String,
+        /// What is shown.
+        command: Command,
+    },
+    /// A fault begins.
+    Begin {
+        /// Its name.
+        id: String,
+        /// What breaks.
+        fault: Fault,
+        /// For how long; for ever if not given.
+        lasts: Option<Duration>,
+    },
+}
+
+/// An attempt.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Name of its probe.
+    pub id: String,
+    /// Who makes it.
+    pub from: Thing,
+    /// What is tried.
+    pub request: Request,
+    /// Bytes of the request, if not the usual number.
+    pub payload: Option<u32>,
+    /// Whether it must work.
+    pub must: Option<Must>,
+}
+
+/// Sockets that pods have besides those for their declared ports.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// As written.
+    pub pods: Listen,
+    /// How long an answer takes.
+    pub service_time: Duration,
+}
+
+/// What a command shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `iptables-save`, `ip6tables-save`.
+    IptablesSave(Family),
+    /// `ip route`, `ip -6 route`.
+    Route(Family),
+    /// `ip route show table local`.
+    RouteLocal(Family),
+    /// `ip addr`.
+    Addr,
+    /// `ip link`.
+    Link,
+    /// `ip neigh`.
+    Neigh,
+    /// `bridge fdb`.
+    Fdb,
+    /// `sysctl -a`, `sysctl NAME`.
+    Sysctl(Option<String>),
+    /// `conntrack -L`.
+    Conntrack,
+}
+
+impl Command {
+    /// The commands that exist.
+    pub const KNOWN: &str = "iptables-save, ip6tables-save, ip [-6] route [show table local], ip addr, ip link, ip neigh, bridge fdb, sysctl -a, sysctl NAME, conntrack -L";
+
+    /// Reads a command.
+    pub fn parse(text: &str) -> Option<Self> {
+        let words: Vec<&str> = text.split_whitespace().filter(|w| *w != "show").collect();
+        Some(match words.as_slice() {
+            ["iptables-save"] => Self::IptablesSave(Family::V4),
+            ["ip6tables-save"] => Self::IptablesSave(Family::V6),
+            ["ip", "route" | "r"] => Self::Route(Family::V4),
+            ["ip", "-6", "route" | "r"] => Self::Route(Family::V6),
+            ["ip", "route" | "r", "table", "local"] => Self::RouteLocal(Family::V4),
+            ["ip", "-6", "route" | "r", "table", "local"] => Self::RouteLocal(Family::V6),
+            ["ip", "addr" | "a"] => Self::Addr,
+            ["ip", "link" | "l"] => Self::Link,
+            ["ip", "neigh" | "n"] => Self::Neigh,
+            ["bridge", "fdb"] => Self::Fdb,
+            ["sysctl", "-a"] => Self::Sysctl(None),
+            ["sysctl", name] => Self::Sysctl(Some((*name).to_owned())),
+            ["conntrack", "-L"] => Self::Conntrack,
+            _ => return None,
+        })
+    }
+}
+
+/// Returns the names of the files a scenario reads, relative to it.
+pub fn files(file: &ScenarioFile) -> Vec<&Text<String>> {
+    file.manifests.iter().collect()
+}
+
+/// Makes a scenario ready to run. `sources` are the texts of its [`files`], under their names as written or with a
+/// directory in front. If there is an error among the problems, the story must not be run.
+pub fn resolve(file: &ScenarioFile, sources: &[Source]) -> (Story, Vec<Problem>) {
+    let mut resolver = Resolver {
+        file,
+        problems: Vec::new(),
+        origins: OriginTable::default(),
+    };
+    let story = resolver.story(sources);
+    (story, resolver.problems)
+}
+
+struct Resolver<'a> {
+    file: &'a ScenarioFile,
+    problems: Vec<Problem>,
+    origins: OriginTable,
+}
+
+/// The machines that exist, by the names of their namespaces.
+type Names = BTreeMap<String, Vec<IpAddr>>;
+
+impl Resolver<'_> {
+    fn problem(&mut self, code: ProblemCode, mark: Mark, title: impl Into<String>, help: &str) {
+        let mut problem =
+            Problem::error(code, title.into()).at(self.file.spans.spot(mark), "written here");
+        if !help.is_empty() {
+            problem = problem.help(help);
+        }
+        self.problems.push(problem);
+    }
+
+    fn refuse(&mut self, mark: Option<Mark>, what: &str) {
+        let title = format!("{what} is not modelled yet");
+        let spot = mark.map_or_else(|| self.file.spans.start(), |m| self.file.spans.spot(m));
+        let problem = Problem::error(ProblemCode::ScnBadValue, title).at(spot, "asked for here");
+        self.problems.push(problem);
+    }
+
+    fn story(&mut self, sources: &[Source]) -> Story {
+        let mut objects = self.objects(sources);
+        let plan = self.plan();
+        self.nodes(&mut objects, &plan.site);
+        let mut lab = Lab::build(objects, plan);
+        self.tune(&mut lab);
+        let agenda = self.agenda(&lab);
+        let story = Story {
+            title: self.file.title.to_string(),
+            seed: self.file.seed,
+            agenda,
+            until: self.file.until.as_ref().map_or(Time::ZERO, |until| until.0),
+            listen: self.listen(),
+            hosts: self.host_ports(),
+            expect: self.file.expect.clone(),
+            origins: std::mem::take(&mut self.origins),
+            lab,
+        };
+        self.expectations(&story);
+        story
+    }
+
+    fn objects(&mut self, sources: &[Source]) -> Objects {
+        let mut inputs: Vec<Source> = Vec::new();
+        for name in files(self.file) {
+            let wanted = name.trim_start_matches("./");
+            let fits = |source: &&Source| {
+                let rest = source.name.strip_suffix(wanted);
+                rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+            };
+            if let Some(source) = sources.iter().find(fits) {
+                inputs.push(source.clone());
+            } else {
+                let title = format!("`{wanted}` was not read");
+                self.problem(ProblemCode::FileUnreadable, name.mark, title, "");
+            }
+        }
+        if let Some(text) = &self.file.objects {
+            inputs.push(Source::new("objects", text.as_str()));
+        }
+        if inputs.is_empty() {
+            return Objects::default();
+        }
+        let (manifests, problems) = manifest::read(&inputs, &mut self.origins);
+        self.problems.extend(problems);
+        manifests.objects.into_iter().collect()
+    }
+
+    fn plan(&mut self) -> Plan {
+        let cluster = &self.file.cluster;
+        let mut site = Site::default();
+        if let Some(profile) = &cluster.profile {
+            match profile.parse() {
+                Ok(cni) => site.cni = cni,
+                Err(error) => {
+                    let title = format!("{error}");
+                    self.problem(ProblemCode::ScnUnknownProfile, profile.mark, title, "");
+                }
+            }
+        }
+        if let Some(cidrs) = &cluster.pod_cidr {
+            site.pod_cidrs.clone_from(&cidrs.0);
+        }
+        if let Some(cidrs) = &cluster.service_cidr {
+            site.service_cidrs.clone_from(&cidrs.0);
+        }
+        site.pod_mtu = cluster.mtu;
+        let underlay = &cluster.underlay;
+        if let Some(latency) = &underlay.latency {
+            site.underlay.latency = latency.0;
+        }
+        if let Some(rate) = &underlay.bandwidth {
+            site.underlay.bandwidth = Some(rate.0);
+        }
+        if let Some(mtu) = underlay.mtu {
+            site.underlay.mtu = mtu;
+        }
+        if let Some(link) = underlay.links.first() {
+            self.refuse(Some(link.from.mark), "a link that differs from the others");
+        }
+        if site
+            .pod_cidrs
+            .iter()
+            .any(|net| Family::of_net(*net) == Family::V6)
+        {
+            let subnet = "fc00:f853:ccd:e793::/64".parse().expect("a literal prefix");
+            site.underlay.subnets.push(subnet);
+        }
+        for host in &cluster.hosts {
+            if let Some(via) = &host.via {
+                self.refuse(
+                    Some(via.mark),
+                    "a host's own way into the cluster's networks",
+                );
+            }
+            if host.ip.0.len() > 1 {
+                self.refuse(Some(host.ip.mark), "a host with several addresses");
+            }
+            if let Some(ip) = host.ip.0.first() {
+                site.hosts.push(OutsideHost {
+                    name: host.name.as_str().into(),
+                    ip: *ip,
+                    origin: OriginId::NONE,
+                });
+            }
+        }
+        Plan {
+            site,
+            flags: self.flags(),
+            version: self.version(),
+            nodes: 0,
+        }
+    }
+
+    fn version(&mut self) -> Version {
+        let Some(text) = &self.file.cluster.kubernetes else {
+            return Version::default();
+        };
+        match text.trim_start_matches('v') {
+            "1.30" => Version::V1_30,
+            "1.31" => Version::V1_31,
+            "1.32" => Version::V1_32,
+            "1.33" => Version::V1_33,
+            "1.34" => Version::V1_34,
+            other => {
+                let title = format!("Kubernetes {other} is not modelled");
+                let help = "there are 1.30, 1.31, 1.32, 1.33 and 1.34";
+                self.problem(ProblemCode::ScnBadValue, text.mark, title, help);
+                Version::default()
+            }
+        }
+    }
+
+    fn flags(&mut self) -> Flags {
+        let given = &self.file.cluster.kube_proxy;
+        let mut flags = Flags {
+            masquerade_all: given.masquerade_all,
+            ..Flags::default()
+        };
+        if let Some(cidrs) = &given.cluster_cidr {
+            flags.cluster_cidr.clone_from(&cidrs.0);
+        }
+        if let Some(mode) = &given.detect_local_mode {
+            match mode.as_str() {
+                "ClusterCIDR" => flags.detect_local_mode = DetectLocalMode::ClusterCidr,
+                "NodeCIDR" => flags.detect_local_mode = DetectLocalMode::NodeCidr,
+                other => {
+                    let title = format!("detect-local-mode {other} is not modelled");
+                    let help = "there are ClusterCIDR and NodeCIDR";
+                    self.problem(ProblemCode::ScnBadValue, mode.mark, title, help);
+                }
+            }
+        }
+        if let Some(text) = &given.nodeport_addresses {
+            let nets: Result<Vec<_>, _> = text.split(',').map(str::parse).collect();
+            match (text.as_str(), nets) {
+                ("primary", _) => flags.nodeport_addresses = NodePortAddresses::Primary,
+                (_, Ok(nets)) => flags.nodeport_addresses = NodePortAddresses::Within(nets),
+                (_, Err(_)) => {
+                    let title = "nodeport-addresses are `primary` or ranges";
+                    self.problem(ProblemCode::ScnBadValue, text.mark, title, "");
+                }
+            }
+        }
+        flags
+    }
+
+    fn nodes(&mut self, objects: &mut Objects, site: &Site) {
+        for given in &self.file.cluster.nodes {
+            let name: ObjectName = (*given.name).clone();
+            let node = objects
+                .nodes
+                .entry(name.clone())
+                .or_insert_with(|| Node::new(name));
+            for (key, value) in &given.labels {
+                node.labels.insert(key.as_str(), value.as_str());
+            }
+            if let Some(zone) = &given.zone {
+                node.labels
+                    .insert("topology.kubernetes.io/zone", zone.as_str());
+            }
+            if let Some(ips) = &given.ip {
+                node.internal_ips.clone_from(&ips.0);
+                for ip in &ips.0 {
+                    if !site.underlay.subnets.iter().any(|net| net.contains(ip)) {
+                        let title = format!("{ip} is not in the nodes' network");
+                        let nets: Vec<String> = site
+                            .underlay
+                            .subnets
+                            .iter()
+                            .map(ToString::to_string)
+                            .collect();
+                        let help = format!("it is {}", nets.join(", "));
+                        self.problem(ProblemCode::ScnBadValue, ips.mark, title, &help);
+                    }
+                }
+            }
+            if let Some(cidrs) = &given.pod_cidr {
+                node.pod_cidrs.clone_from(&cidrs.0);
+            }
+        }
+        if let Some(mask) = self.file.cluster.node_mask {
+            let range = site
+                .pod_cidrs
+                .first()
+                .filter(|net| mask >= net.prefix_len() && mask <= net.max_prefix_len());
+            let (Some(range), false) = (range, objects.nodes.is_empty()) else {
+                return self.refuse(
+                    None,
+                    "`node_mask` without `nodes`, or outside of `pod_cidr`,",
+                );
+            };
+            let mut cidrs = NodeCidrs::new(*range, mask);
+            for node in objects
+                .nodes
+                .values_mut()
+                .filter(|n| n.pod_cidrs.is_empty())
+            {
+                if let Ok(range) = cidrs.allocate() {
+                    node.pod_cidrs.push(range);
+                }
+            }
+        }
+    }
+
+    /// Settings of nodes, and losses of wires.
+    fn tune(&mut self, lab: &mut Lab) {
+        for given in &self.file.cluster.nodes {
+            for (name, value) in &given.sysctls {
+                let on = format!("node/{}", *given.name);
+                let fault = value.trim().parse().map(|value| Fault::Sysctl {
+                    on,
+                    name: name.clone(),
+                    value,
+                });
+                let done = match fault {
+                    Ok(fault) => fault.begin(&mut lab.machines).map(|_| ()),
+                    Err(_) => Err(format!("`{value}` is not a number")),
+                };
+                if let Err(why) = done {
+                    self.problem(ProblemCode::ScnBadValue, given.name.mark, why, "");
+                }
+            }
+        }
+        let Some(loss) = self.file.cluster.underlay.loss.as_deref().copied() else {
+            return;
+        };
+        if loss == Ratio::ZERO {
+            return;
+        }
+        let ends: Vec<_> = lab
+            .machines
+            .nodes
+            .values()
+            .map(|machine| machine.netns)
+            .collect();
+        for netns in ends {
+            let cluster = &mut lab.machines.cluster;
+            let eth0 = cluster.netns(netns).and_then(|n| n.device_named("eth0"));
+            let end = eth0.map(|device| (netns, device.index));
+            let wire = end.and_then(|end| cluster.wire_behind(end));
+            if let Some((id, side)) = wire
+                && let Some(wire) = cluster.wire_mut(id)
+                && let Some(lane) = wire.lanes.get_mut(usize::from(side))
+            {
+                lane.loss = loss;
+            }
+        }
+    }
+
+    fn listen(&mut self) -> Vec<Server> {
+        let mut servers = Vec::new();
+        for listen in &self.file.listen {
+            if !listen.sctp.is_empty() {
+                self.refuse(Some(listen.pods.mark), "an SCTP server");
+            }
+            let service_time = match &listen.service_time {
+                Some(ServiceTime::Fixed(delay)) => delay.0,
+                None => Duration::ZERO,
+            };
+            servers.push(Server {
+                pods: listen.clone(),
+                service_time,
+            });
+        }
+        servers
+    }
+
+    fn host_ports(&self) -> Vec<(ObjectName, L4, u16)> {
+        let mut all = Vec::new();
+        for host in &self.file.cluster.hosts {
+            let name: ObjectName = (*host.name).clone();
+            let tcp = host.tcp.iter().map(|port| (name.clone(), L4::Tcp, *port));
+            let udp = host.udp.iter().map(|port| (name.clone(), L4::Udp, *port));
+            all.extend(tcp.chain(udp));
+        }
+        all
+    }
+
+    fn agenda(&mut self, lab: &Lab) -> Vec<(Time, Doing)> {
+        let mut agenda = Vec::new();
+        for entry in &self.file.timeline {
+            let doings = self.step(entry.step(), entry.from().mark, lab);
+            let times: Vec<Time> = match entry {
+                Entry::At { at, .. } => vec![at.0],
+                Entry::Every {
+                    every, from, until, ..
+                } => {
+                    let steps = std::iter::successors(Some(from.0), |at| Some(*at + every.0));
+                    steps
+                        .take_while(|at| *at <= until.0)
+                        .take(100_000)
+                        .collect()
+                }
+            };
+            for at in times {
+                for (after, doing) in &doings {
+                    agenda.push((at + *after, doing.clone()));
+                }
+            }
+        }
+        agenda.sort_by_key(|(at, _)| *at);
+        agenda
+    }
+
+    /// Returns what one step does, each part with how long after the step's moment.
+    fn step(&mut self, step: &Step, mark: Mark, lab: &Lab) -> Vec<(Duration, Doing)> {
+        let refused = match step {
+            Step::Probe(probe) => return self.probe(probe, lab),
+            Step::Fault(fault) => {
+                let kind = self.fault(&fault.fault, &fault.id, lab);
+                let id = fault.id.to_string();
+                let lasts = fault.lasts.as_ref().map(|delay| delay.0);
+                let begin = |fault| (Duration::ZERO, Doing::Begin { id, fault, lasts });
+                return kind.map(begin).into_iter().collect();
+            }
+            Step::Note { text } => {
+                return vec![(Duration::ZERO, Doing::Note(text.to_string()))];
+            }
+            Step::Exec { on, command } => {
+                self.sender(on, lab);
+                let Some(what) = Command::parse(command) else {
+                    let title = format!("`{}` is not a command that is modelled", **command);
+                    let help = format!("there are {}", Command::KNOWN);
+                    self.problem(ProblemCode::ScnBadValue, command.mark, title, &help);
+                    return Vec::new();
+                };
+                let doing = Doing::Exec {
+                    on: (**on).clone(),
+                    text: command.to_string(),
+                    command: what,
+                };
+                return vec![(Duration::ZERO, doing)];
+            }
+            Step::Apply { .. } => "the step Apply",
+            Step::Delete { .. } => "the step Delete",
+            Step::Patch { .. } => "the step Patch",
+            Step::Label { .. } => "the step Label",
+            Step::Scale { .. } => "the step Scale",
+        };
+        self.refuse(Some(mark), refused);
+        Vec::new()
+    }
+
+    /// Checks that a sender exists.
+    fn sender(&mut self, thing: &Text<Thing>, lab: &Lab) -> bool {
+        let Err(error) = lab.source(thing) else {
+            return true;
+        };
+        let code = match &**thing {
+            Thing::Pod(_) | Thing::Workload { .. } => ProblemCode::ScnUnknownPod,
+            Thing::Node(_) => ProblemCode::ScnUnknownNode,
+            Thing::Host(_) => ProblemCode::ScnUnknownHost,
+        };
+        self.problem(code, thing.mark, error.to_string(), "");
+        false
+    }
+
+    fn probe(&mut self, probe: &Probe, lab: &Lab) -> Vec<(Duration, Doing)> {
+        let l4 = match probe.protocol.as_deref().copied().unwrap_or_default() {
+            ProbeProtocol::Tcp => L4::Tcp,
+            ProbeProtocol::Udp => L4::Udp,
+            ProbeProtocol::Icmp => L4::Icmp,
+            ProbeProtocol::Sctp => {
+                self.refuse(Some(probe.id.mark), "an SCTP client");
+                return Vec::new();
+            }
+        };
+        for (given, what) in [
+            (probe.source_port.is_some(), "a probe's `source_port`"),
+            (probe.family.is_some(), "a probe's `family`"),
+            (probe.ttl.is_some(), "a probe's `ttl`"),
+        ] {
+            if given {
+                self.refuse(Some(probe.id.mark), what);
+            }
+        }
+        let timeout = probe
+            .timeout
+            .as_ref()
+            .map_or(Duration::from_secs(5), |t| t.0);
+        let request = Request {
+            target: (*probe.to).clone(),
+            l4,
+            timeout,
+        };
+        if !self.sender(&probe.from, lab) {
+            return Vec::new();
+        }
+        let made = lab
+            .source(&probe.from)
+            .and_then(|from| lab.probe(&from, &request));
+        if let Err(error) = made {
+            let code = match &*probe.to {
+                Target::Service { .. } => ProblemCode::ScnUnknownService,
+                Target::Pod { .. } => ProblemCode::ScnUnknownPod,
+                Target::Node { .. } => ProblemCode::ScnUnknownNode,
+                Target::Host { .. } => ProblemCode::ScnUnknownHost,
+                Target::Address { .. } | Target::Name { .. } | Target::Url { .. } => {
+                    ProblemCode::ScnBadValue
+                }
+            };
+            self.problem(code, probe.to.mark, error.to_string(), "");
+            return Vec::new();
+        }
+        let payload = probe.payload.as_ref().map(|size| size.0);
+        let payload = payload.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        let attempt = Attempt {
+            id: probe.id.to_string(),
+            from: (*probe.from).clone(),
+            request,
+            payload,
+            must: probe.must,
+        };
+        let interval = probe
+            .interval
+            .as_ref()
+            .map_or(Duration::from_secs(1), |i| i.0);
+        let count = probe.count.unwrap_or(1);
+        (0..count)
+            .map(|n| (interval * n, Doing::Probe(Box::new(attempt.clone()))))
+            .collect()
+    }
+
+    fn fault(&mut self, kind: &FaultKind, id: &Text<String>, lab: &Lab) -> Option<Fault> {
+        let names = machines(lab);
+        let fault = match kind {
+            FaultKind::LinkDown { from, to, one_way } => Fault::LinkDown {
+                from: self.machine(from, &names)?,
+                to: self.machine(to, &names)?,
+                one_way: *one_way,
+            },
+            FaultKind::NodeDown { node } => {
+                self.machine(node, &names)?;
+                Fault::NodeDown {
+                    node: (**node).clone(),
+                }
+            }
+            FaultKind::PodKill { pod } => {
+                if !self.sender(pod, lab) {
+                    return None;
+                }
+                let source = lab.source(pod).ok()?;
+                let netns = source.netns;
+                let mut attached = lab.machines.pods.iter();
+                if let Some((key, _)) = attached.find(|(_, attached)| attached.netns == netns) {
+                    Fault::PodKill { pod: key.clone() }
+                } else {
+                    let what = "the end of a pod without a network of its own";
+                    self.refuse(Some(pod.mark), what);
+                    return None;
+                }
+            }
+            FaultKind::Sysctl { on, name, value } => {
+                if !self.sender(on, lab) {
+                    return None;
+                }
+                let netns = lab.source(on).ok()?.netns;
+                let Ok(value) = value.trim().parse() else {
+                    let title = format!("`{}` is not a number", **value);
+                    self.problem(ProblemCode::ScnBadValue, value.mark, title, "");
+                    return None;
+                };
+                Fault::Sysctl {
+                    on: lab.machines.cluster.netns(netns)?.name.to_string(),
+                    name: name.to_string(),
+                    value,
+                }
+            }
+            FaultKind::Acl {
+                from,
+                to,
+                protocol,
+                port,
+            } => {
+                let mut end = |name: &Option<Text<ObjectName>>| match name {
+                    None => Some(None),
+                    Some(name) => {
+                        let netns = self.machine(name, &names)?;
+                        Some(names.get(&netns)?.first().map(|ip| host_net(*ip)))
+                    }
+                };
+                Fault::Acl(Acl {
+                    id: id.as_str().into(),
+                    from: end(from)?,
+                    to: end(to)?,
+                    l4: protocol.as_deref().map(|protocol| match protocol {
+                        ProbeProtocol::Tcp => L4::Tcp,
+                        ProbeProtocol::Udp => L4::Udp,
+                        ProbeProtocol::Sctp => L4::Sctp,
+                        ProbeProtocol::Icmp => L4::Icmp,
+                    }),
+                    port: *port,
+                    touched: 0,
+                })
+            }
+        };
+        // Whatever it cannot do, it cannot do at the start either.
+        if let Err(why) = fault.begin(&mut lab.machines.clone()) {
+            self.problem(ProblemCode::ScnBadValue, id.mark, why, "");
+            return None;
+        }
+        Some(fault)
+    }
+
+    /// Returns the name of a machine's namespace.
+    fn machine(&mut self, name: &Text<ObjectName>, names: &Names) -> Option<String> {
+        let all = ["node", "host"].map(|kind| format!("{kind}/{}", **name));
+        let found = all.into_iter().find(|full| names.contains_key(full));
+        if found.is_none() {
+            let title = format!("there is no machine called `{}`", **name);
+            self.problem(ProblemCode::ScnUnknownNode, name.mark, title, "");
+        }
+        found
+    }
+
+    fn expectations(&mut self, story: &Story) {
+        let services = &story.lab.objects.services;
+        for expectation in &self.file.expect {
+            let service = match expectation {
+                Expectation::Endpoints(endpoints) => &endpoints.service,
+                Expectation::Within { condition, .. } => {
+                    let crate::scenario::expect::Condition::Endpoints(endpoints) = condition;
+                    &endpoints.service
+                }
+                Expectation::Outcome { .. }
+                | Expectation::Share { .. }
+                | Expectation::Touched { .. }
+                | Expectation::Always(_) => continue,
+            };
+            if !services.contains_key(&**service) {
+                let title = format!("there is no Service {}", **service);
+                self.problem(ProblemCode::ScnUnknownService, service.mark, title, "");
+            }
+        }
+    }
+}
+
+fn machines(lab: &Lab) -> Names {
+    let nodes = lab.objects.nodes.values();
+    let nodes = nodes.map(|node| (format!("node/{}", node.name), node.internal_ips.clone()));
+    let hosts = lab.plan.site.hosts.iter();
+    let hosts = hosts.map(|host| (format!("host/{}", host.name), vec![host.ip]));
+    nodes.chain(hosts).collect()
+}
+
+/// Whether a scenario with these problems must not be run.
+pub fn unusable(problems: &[Problem]) -> bool {
+    problems
+        .iter()
+        .any(|problem| problem.severity == Severity::Error)
+}
+
+/// A name that nobody else has, for programs.
+pub(super) fn label(kind: &str, id: &str, n: usize) -> Arc<str> {
+    format!("{kind} {id} #{n}").into()
+}

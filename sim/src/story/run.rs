@@ -1,0 +1,931 @@
+//! Runs a story: does what its agenda says when it says so, lets controllers react, and finds out whether what was
+//! expected held.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use podwire_models::base::{ObjectKey, Ratio, Time};
+use podwire_models::kernel::Netns;
+use podwire_models::wire::{Action, Code, L4, NetnsId, Place, Stage, Step};
+
+use super::resolve::{Attempt, Command, Doing, Server, Story, label};
+use crate::controllers::{self, ENDPOINT_SYNC, PLEG_RELIST, POD_START, PROXY_SYNC};
+use crate::engine::dice::Seeded;
+use crate::fault::{Fault, Undo};
+use crate::flat::flat_network;
+use crate::lab::Lab;
+use crate::program::Program;
+use crate::scenario::address::Thing;
+use crate::scenario::expect::{Condition, Expectation, Invariant, Outcome as Wanted};
+use crate::scenario::file::Must;
+use crate::simulation::{AppId, Simulation};
+use crate::trace::record::{Trace, TraceRecorder};
+use crate::trace::{Fingerprint, Names};
+use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, tcp, udp};
+
+/// What came of a story.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// Everything that happened.
+    pub trace: Trace,
+    /// Its fingerprint.
+    pub fingerprint: Fingerprint,
+    /// Each expectation, and whether it held.
+    pub expectations: Vec<Held>,
+    /// Each attempt, in the order of their beginnings.
+    pub attempts: Vec<Attempted>,
+}
+
+impl Ran {
+    /// Whether every expectation held.
+    pub fn held(&self) -> bool {
+        self.expectations.iter().all(|held| held.held)
+    }
+}
+
+/// Whether an expectation held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The expectation in a few words.
+    pub text: String,
+    /// Whether it did.
+    pub held: bool,
+    /// What was found instead; empty if it held.
+    pub why: String,
+}
+
+/// One attempt of a probe.
+#[derive(Clone, Debug)]
+pub struct Attempted {
+    /// Name of the probe.
+    pub probe: String,
+    /// When it began.
+    pub at: Time,
+    /// What the client saw, and why; nothing if the attempt could not be made.
+    pub ended: Option<(ProbeOutcome, Code)>,
+    must: Option<Must>,
+    app: Option<AppId>,
+    place: Place,
+}
+
+/// Longest time the run goes on after the last entry of the timeline.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Runs a story with a seed. The same story and seed give the same trace, byte for byte.
+pub fn run(story: &Story, seed: u64) -> Ran {
+    let lab = story.lab.clone();
+    let simulation = lab.start(Seeded::new(seed), TraceRecorder::new());
+    let names = lab.names(&story.origins);
+    let mut run = Run {
+        story,
+        lab,
+        simulation,
+        names,
+        agenda: BTreeMap::new(),
+        numbered: 0,
+        attempts: Vec::new(),
+        open: BTreeSet::new(),
+        owners: Vec::new(),
+        codes: BTreeMap::new(),
+        faults: BTreeMap::new(),
+        touched: BTreeMap::new(),
+        endpoints: Vec::new(),
+        culprit: None,
+        endless: false,
+    };
+    run.all();
+    run.finish()
+}
+
+/// Something that is to happen.
+enum Task {
+    /// An entry of the timeline.
+    Do(Doing),
+    /// A fault ends.
+    End(String),
+    /// A pod becomes ready, or no longer is.
+    Ready(ObjectKey, bool),
+    /// The `EndpointSlice` controller writes its slices.
+    Slices,
+    /// kube-proxy writes its rules.
+    Rules,
+}
+
+/// A fault that is in force.
+struct Active {
+    fault: Fault,
+    undo: Undo,
+    since: usize,
+}
+
+struct Run<'a> {
+    story: &'a Story,
+    lab: Lab,
+    simulation: Simulation<Program, Seeded, TraceRecorder>,
+    names: Names,
+    agenda: BTreeMap<(Time, u64), Task>,
+    numbered: u64,
+    attempts: Vec<Attempted>,
+    /// Attempts that have not ended.
+    open: BTreeSet<usize>,
+    /// To which attempt each record belongs: causes lead back to the record with which it began.
+    owners: Vec<Option<usize>>,
+    /// The last refusal or loss on the way of each open attempt.
+    codes: BTreeMap<usize, Code>,
+    faults: BTreeMap<String, Active>,
+    touched: BTreeMap<String, u64>,
+    /// Number of ready endpoints of each Service since when.
+    endpoints: Vec<(Time, BTreeMap<ObjectKey, u64>)>,
+    /// The first pair of pods that could not reach each other.
+    culprit: Option<String>,
+    /// Whether the run stopped with attempts still open.
+    endless: bool,
+}
+
+impl Run<'_> {
+    fn all(&mut self) {
+        self.shortfalls();
+        self.serve_more();
+        self.count_endpoints();
+        for (at, doing) in &self.story.agenda {
+            self.plan(*at, Task::Do(doing.clone()));
+        }
+        while let Some(((at, _), task)) = self.agenda.pop_first() {
+            self.let_pass(at);
+            self.perform(task);
+            self.look();
+        }
+        let limit = self.simulation.now().max(self.story.until) + PATIENCE;
+        while !self.open.is_empty() && self.simulation.step(limit) {
+            self.look();
+        }
+        self.endless = !self.open.is_empty();
+        self.let_pass(self.story.until.max(self.simulation.now()));
+        self.check_flat();
+        let active: Vec<String> = self.faults.keys().cloned().collect();
+        for id in active {
+            self.count_touched(&id);
+        }
+    }
+
+    fn plan(&mut self, at: Time, task: Task) {
+        self.agenda.insert((at, self.numbered), task);
+        self.numbered += 1;
+    }
+
+    fn plan_after(&mut self, after: Duration, task: Task) {
+        self.plan(self.simulation.now() + after, task);
+    }
+
+    /// Lets the cluster work until a moment.
+    fn let_pass(&mut self, until: Time) {
+        while self.simulation.step(until) {
+            self.look();
+        }
+        self.simulation.run_until(until);
+    }
+
+    fn note(&mut self, action: Action) {
+        self.simulation.note(Place::CLUSTER, Step::general(action));
+    }
+
+    /// What the control plane could not do is the beginning of the story.
+    fn shortfalls(&mut self) {
+        for shortfall in self.lab.shortfalls.clone() {
+            let what = format!(
+                "{}: {} ({})",
+                shortfall.object, shortfall.says, shortfall.code
+            );
+            self.note(Action::Changed { what });
+        }
+    }
+
+    fn perform(&mut self, task: Task) {
+        match task {
+            Task::Do(Doing::Probe(attempt)) => self.probe(&attempt),
+            Task::Do(Doing::Note(text)) => self.note(Action::Note { text }),
+            Task::Do(Doing::Exec { on, text, command }) => self.exec(&on, text, &command),
+            Task::Do(Doing::Begin { id, fault, lasts }) => self.begin(id, fault, lasts),
+            Task::End(id) => self.end(&id),
+            Task::Ready(pod, ready) => self.ready(&pod, ready),
+            Task::Slices => self.slices(),
+            Task::Rules => {
+                self.lab.program(&mut self.simulation.machines);
+                let what = "kube-proxy on every node has written its rules".to_owned();
+                self.note(Action::Changed { what });
+            }
+        }
+    }
+
+    // ---- attempts ----
+
+    fn probe(&mut self, attempt: &Attempt) {
+        let number = self.attempts.len();
+        let made = self.lab.source(&attempt.from).and_then(|source| {
+            let probe = self.lab.probe(&source, &attempt.request)?;
+            Ok((source, probe))
+        });
+        let at = self.simulation.now();
+        let mut attempted = Attempted {
+            probe: attempt.id.clone(),
+            at,
+            ended: None,
+            must: attempt.must,
+            app: None,
+            place: Place::CLUSTER,
+        };
+        match made {
+            Ok((source, mut probe)) => {
+                if let Some(bytes) = attempt.payload {
+                    probe = probe.carrying(bytes);
+                }
+                let what = format!(
+                    "{} to {} ({})",
+                    source.name, attempt.request.target, attempt.request.l4
+                );
+                attempted.place.netns = Some(source.netns);
+                attempted.place.stage = Stage::Socket;
+                let probe_name = attempt.id.clone();
+                let started = Action::ProbeStarted {
+                    probe: probe_name,
+                    what,
+                };
+                self.simulation
+                    .note(attempted.place, Step::general(started));
+                self.owners
+                    .resize(self.simulation.recorder.records().len(), None);
+                if let Some(last) = self.owners.last_mut() {
+                    *last = Some(number);
+                }
+                let name = label("probe", &attempt.id, number);
+                let program = Program::Probe(Box::new(probe));
+                let app = self.simulation.add_app(source.netns, &name, program);
+                if attempt.request.l4 == L4::Icmp {
+                    self.simulation.listen_raw(app);
+                }
+                self.simulation.start_at(at, app);
+                attempted.app = Some(app);
+                self.open.insert(number);
+            }
+            Err(error) => {
+                let text = format!("probe {} cannot be made: {error}", attempt.id);
+                self.note(Action::Note { text });
+            }
+        }
+        self.attempts.push(attempted);
+    }
+
+    /// Looks at what happened since the last time: whose it is, and which attempts have ended.
+    fn look(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let records = self.simulation.recorder.records();
+        for record in records.iter().skip(self.owners.len()) {
+            let before = record.cause.and_then(|cause| usize::try_from(cause).ok());
+            let owner = before.and_then(|cause| self.owners.get(cause).copied().flatten());
+            self.owners.push(owner);
+            let code = record.step.action.ends_with();
+            if let (Some(owner), Some(code)) = (owner, code)
+                && code != Code::Ok
+                && code != Code::NotForUs
+            {
+                self.codes.insert(owner, code);
+            }
+        }
+        let ended: Vec<(usize, ProbeOutcome)> = self
+            .open
+            .iter()
+            .filter_map(|n| {
+                let app = self.attempts.get(*n)?.app?;
+                let mut outcomes = self.simulation.outcomes(app).iter();
+                outcomes.find_map(|outcome| match outcome {
+                    Outcome::Probe(outcome) => Some((*n, outcome.clone())),
+                    Outcome::Lookup(_) | Outcome::Ping(_) | Outcome::Traceroute(_) => None,
+                })
+            })
+            .collect();
+        for (n, outcome) in ended {
+            self.open.remove(&n);
+            let seen = self.codes.remove(&n);
+            let code = match outcome.result {
+                ProbeResult::Connected => Code::Ok,
+                ProbeResult::DnsFailure => outcome.code.or(seen).unwrap_or(Code::NoAnswer),
+                ProbeResult::Refused
+                | ProbeResult::Unreachable
+                | ProbeResult::Timeout
+                | ProbeResult::Reset => seen.or(outcome.code).unwrap_or(Code::NoAnswer),
+            };
+            let Some(attempt) = self.attempts.get_mut(n) else {
+                continue;
+            };
+            let action = Action::ProbeEnded {
+                probe: attempt.probe.clone(),
+                result: outcome.result.name().to_owned(),
+                code,
+                after: outcome.after,
+            };
+            attempt.ended = Some((outcome, code));
+            let place = attempt.place;
+            let cause = self.simulation.recorder.cause();
+            let now = self.simulation.now();
+            let recorder = &mut self.simulation.recorder;
+            recorder.begin(now, cause);
+            podwire_models::wire::Recorder::record(recorder, place, Step::general(action));
+        }
+    }
+
+    // ---- commands ----
+
+    fn exec(&mut self, on: &Thing, text: String, command: &Command) {
+        let netns = self.lab.source(on).ok().map(|source| source.netns);
+        let now = self.simulation.now();
+        let space = netns.and_then(|id| self.simulation.machines.cluster.netns(id));
+        let output = match space {
+            Some(space) => show(space, command, now),
+            None => format!("{on} is not there\n"),
+        };
+        let place = Place {
+            netns,
+            dev: None,
+            stage: Stage::Socket,
+        };
+        let action = Action::Output {
+            command: text,
+            text: output,
+        };
+        self.simulation.note(place, Step::general(action));
+    }
+
+    // ---- faults ----
+
+    fn begin(&mut self, id: String, fault: Fault, lasts: Option<Duration>) {
+        self.check_flat();
+        let since = self.simulation.recorder.records().len();
+        match fault.begin(&mut self.simulation.machines) {
+            Ok(undo) => {
+                let what = fault.words();
+                let began = Action::FaultBegan {
+                    fault: id.clone(),
+                    what,
+                };
+                self.note(began);
+                self.react(&fault, false);
+                if let Some(lasts) = lasts {
+                    self.plan_after(lasts, Task::End(id.clone()));
+                }
+                self.faults.insert(id, Active { fault, undo, since });
+            }
+            Err(why) => {
+                let text = format!("fault {id} cannot begin: {why}");
+                self.note(Action::Note { text });
+            }
+        }
+    }
+
+    fn count_touched(&mut self, id: &str) -> u64 {
+        let Some(active) = self.faults.get(id) else {
+            return 0;
+        };
+        let records = self.simulation.recorder.records();
+        let since = records.get(active.since..).unwrap_or_default();
+        let pod = match &active.fault {
+            Fault::PodKill { pod } => self.lab.objects.pods.get(pod),
+            Fault::LinkDown { .. }
+            | Fault::NodeDown { .. }
+            | Fault::Sysctl { .. }
+            | Fault::Acl(_) => None,
+        };
+        let machines = &self.simulation.machines;
+        let count = active.fault.touched(id, machines, since, pod);
+        *self.touched.entry(id.to_owned()).or_default() += count;
+        count
+    }
+
+    fn end(&mut self, id: &str) {
+        let touched = self.count_touched(id);
+        let Some(active) = self.faults.remove(id) else {
+            return;
+        };
+        active.undo.end(&mut self.simulation.machines);
+        if let Undo::Attach(pod) = &active.undo {
+            self.attach(pod);
+        }
+        let fault = id.to_owned();
+        self.note(Action::FaultEnded { fault, touched });
+        self.react(&active.fault, true);
+    }
+
+    /// Makes a killed pod's network again, and starts its programs.
+    fn attach(&mut self, key: &ObjectKey) {
+        let Some(pod) = self.lab.objects.pods.get(key).cloned() else {
+            return;
+        };
+        let mut errors = Vec::new();
+        let machines = &mut self.simulation.machines;
+        machines.attach(&pod, &self.lab.plan.site, &mut errors);
+        for error in errors {
+            self.note(Action::Note {
+                text: error.to_string(),
+            });
+        }
+        // The lab answers where a pod is, and the simulation has the machines.
+        let attached = self.simulation.machines.pods.get(key).cloned();
+        if let Some(attached) = attached {
+            let node = format!("node/{}", attached.node);
+            for id in [
+                Some(attached.netns),
+                self.simulation.machines.cluster.named(&node),
+            ] {
+                let netns = id.and_then(|id| self.simulation.machines.cluster.netns(id));
+                let Some(netns) = netns else { continue };
+                if netns.id == attached.netns {
+                    let on = attached.node.as_str();
+                    self.names.name_netns(netns.id, Some(on), &netns.name);
+                }
+                for device in netns.devices.iter().flatten() {
+                    self.names.name_device(netns.id, device.index, &device.name);
+                }
+            }
+            self.lab.machines.pods.insert(key.clone(), attached);
+        }
+        self.lab.start_pod(&pod, &mut self.simulation);
+    }
+
+    /// Lets controllers notice that pods have gone, or are back.
+    fn react(&mut self, fault: &Fault, ended: bool) {
+        match fault {
+            Fault::PodKill { pod } => {
+                let after = if ended { POD_START } else { PLEG_RELIST };
+                self.plan_after(after, Task::Ready(pod.clone(), ended));
+            }
+            Fault::NodeDown { node } => {
+                let pods = self.lab.objects.pods.values();
+                let here = pods.filter(|pod| pod.node_name.as_ref() == Some(node));
+                let keys: Vec<ObjectKey> = here.map(|pod| pod.key.clone()).collect();
+                let grace = controllers::node_grace(self.lab.plan.version);
+                let after = if ended { PLEG_RELIST } else { grace };
+                for key in keys {
+                    self.plan_after(after, Task::Ready(key, ended));
+                }
+            }
+            Fault::LinkDown { .. } | Fault::Sysctl { .. } | Fault::Acl(_) => {}
+        }
+    }
+
+    /// Whether something keeps a pod from answering.
+    fn is_gone(&self, key: &ObjectKey) -> bool {
+        let netns = self.lab.objects.pods.get(key).and_then(|pod| {
+            let machines = &self.simulation.machines;
+            machines.netns_of(pod)
+        });
+        netns.is_none_or(|netns| self.simulation.machines.cluster.is_off(netns))
+    }
+
+    fn ready(&mut self, key: &ObjectKey, ready: bool) {
+        // Whoever noticed notices too late: it is the other way round by now.
+        if self.is_gone(key) == ready {
+            return;
+        }
+        let Some(pod) = self.lab.objects.pods.get_mut(key) else {
+            return;
+        };
+        if pod.ready == Some(ready) {
+            return;
+        }
+        pod.ready = Some(ready);
+        let word = if ready { "ready" } else { "not ready" };
+        let what = format!("Pod/{key} is {word}");
+        self.note(Action::Changed { what });
+        let waiting = |task: &Task| matches!(task, Task::Slices);
+        if !self.agenda.values().any(waiting) {
+            self.plan_after(ENDPOINT_SYNC, Task::Slices);
+        }
+    }
+
+    fn slices(&mut self) {
+        let before = self.ready_endpoints();
+        self.lab.refresh_slices();
+        let after = self.ready_endpoints();
+        for (service, ready) in &after {
+            if before.get(service) != Some(ready) {
+                let what = format!("EndpointSlices of {service}: {ready} ready");
+                self.note(Action::Changed { what });
+            }
+        }
+        self.count_endpoints();
+        self.plan_after(PROXY_SYNC, Task::Rules);
+    }
+
+    fn ready_endpoints(&self) -> BTreeMap<ObjectKey, u64> {
+        let mut counts: BTreeMap<ObjectKey, BTreeSet<IpAddr>> = BTreeMap::new();
+        for service in self.lab.objects.services.keys() {
+            counts.insert(service.clone(), BTreeSet::new());
+        }
+        for slice in &self.lab.slices {
+            let name = slice.service_name().and_then(|name| name.parse().ok());
+            let Some(name) = name else { continue };
+            let key = ObjectKey::new(slice.key.namespace.clone(), name);
+            let ready = slice
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.is_ready());
+            let first = ready.filter_map(|endpoint| endpoint.addresses.first());
+            counts.entry(key).or_default().extend(first);
+        }
+        let count = |(key, all): (ObjectKey, BTreeSet<IpAddr>)| (key, all.len() as u64);
+        counts.into_iter().map(count).collect()
+    }
+
+    fn count_endpoints(&mut self) {
+        let counts = self.ready_endpoints();
+        self.endpoints.push((self.simulation.now(), counts));
+    }
+
+    // ---- servers ----
+
+    /// Starts the servers that the scenario itself asks for.
+    fn serve_more(&mut self) {
+        for server in &self.story.listen {
+            let pods: Vec<_> = self.lab.objects.pods.values().cloned().collect();
+            for pod in pods {
+                let listen = &server.pods;
+                let here = listen.namespace.as_ref();
+                if listen.pods.matches(&pod.labels)
+                    && here.is_none_or(|n| **n == pod.key.namespace)
+                    && let Some(netns) = self.lab.machines.netns_of(&pod)
+                {
+                    self.serve(netns, &pod.key.to_string().into(), server);
+                }
+            }
+        }
+        for (host, l4, port) in &self.story.hosts {
+            let netns = self.lab.machines.hosts.get(host.as_str()).copied();
+            if let Some(netns) = netns {
+                self.serve_port(
+                    netns,
+                    &host.as_str().into(),
+                    *l4,
+                    None,
+                    *port,
+                    Duration::ZERO,
+                );
+            }
+        }
+    }
+
+    fn serve(&mut self, netns: NetnsId, name: &Arc<str>, server: &Server) {
+        let address = server.pods.address.as_deref().copied();
+        let tcp = server.pods.tcp.iter().map(|port| (L4::Tcp, *port));
+        let udp = server.pods.udp.iter().map(|port| (L4::Udp, *port));
+        for (l4, port) in tcp.chain(udp) {
+            self.serve_port(netns, name, l4, address, port, server.service_time);
+        }
+    }
+
+    fn serve_port(
+        &mut self,
+        netns: NetnsId,
+        name: &Arc<str>,
+        l4: L4,
+        address: Option<IpAddr>,
+        port: u16,
+        service_time: Duration,
+    ) {
+        let mtu = self.simulation.mtu_of(netns);
+        let program = match l4 {
+            L4::Tcp => {
+                let mut settings = tcp::ServerSettings::new(Arc::clone(name));
+                settings.service_time = service_time;
+                settings.mtu = mtu;
+                Program::TcpServer(Box::new(tcp::TcpServer::new(settings)))
+            }
+            L4::Udp => {
+                let mut settings = udp::ServerSettings::new(Arc::clone(name));
+                settings.service_time = service_time;
+                settings.mtu = mtu;
+                Program::UdpServer(udp::UdpServer::new(settings))
+            }
+            L4::Sctp | L4::Icmp => return,
+        };
+        let app = self
+            .simulation
+            .add_app(netns, &format!("server {name} {port}/{l4}"), program);
+        if let Err(errno) = self.simulation.listen(app, l4, address, port) {
+            let text = format!("{name} cannot listen on {port}/{l4}: {errno}");
+            self.note(Action::Note { text });
+        }
+    }
+
+    // ---- what was expected ----
+
+    /// Checks that every pod reaches every pod, unless a fault is in force or that is not expected.
+    fn check_flat(&mut self) {
+        let flat = Expectation::is_flat;
+        let wanted = self.story.expect.iter().any(flat);
+        if !wanted || self.culprit.is_some() || !self.faults.is_empty() {
+            return;
+        }
+        let now = self.simulation.now();
+        let machines = &self.simulation.machines;
+        let pods = self.lab.objects.pods.iter();
+        let attached = pods.filter(|(key, _)| machines.pods.contains_key(*key));
+        let addresses: Vec<_> = attached
+            .map(|(key, pod)| (key.clone(), pod.pod_ips.clone()))
+            .collect();
+        if let Err(culprit) = flat_network(machines, &addresses, now) {
+            self.culprit = Some(format!("at {now}: {culprit}"));
+        }
+    }
+
+    fn finish(self) -> Ran {
+        let mut expectations: Vec<Held> = self
+            .story
+            .expect
+            .iter()
+            .map(|expected| self.held(expected))
+            .collect();
+        expectations.extend(self.musts());
+        if self.endless {
+            expectations.push(Held {
+                text: "every attempt ends".into(),
+                held: false,
+                why: format!("some are still under way {PATIENCE:?} after the last step"),
+            });
+        }
+        let trace = self.simulation.recorder.finish(self.names);
+        let fingerprint = Fingerprint::of(&trace);
+        Ran {
+            trace,
+            fingerprint,
+            expectations,
+            attempts: self.attempts,
+        }
+    }
+
+    fn held(&self, expected: &Expectation) -> Held {
+        let (text, problems) = match expected {
+            Expectation::Outcome { probe, .. } => {
+                let text = format!("Outcome of {}: {}", **probe, wanted_text(expected));
+                let all = self.attempts.iter().filter(|a| a.probe == probe.as_str());
+                let mut count = 0_u64;
+                let mut why: Vec<String> = Vec::new();
+                for attempt in all {
+                    count += 1;
+                    why.extend(differs(expected, attempt));
+                }
+                if count == 0 {
+                    why.push("it was never tried".into());
+                }
+                (text, why)
+            }
+            Expectation::Share {
+                probe,
+                delivered,
+                at_least,
+                at_most,
+            } => {
+                let all = self.attempts.iter().filter(|a| a.probe == probe.as_str());
+                let (mut tried, mut connected) = (0_u64, 0_u64);
+                for attempt in all {
+                    tried += 1;
+                    connected += u64::from(connects(attempt));
+                }
+                let share = Ratio::new(u128::from(connected), u128::from(tried.max(1)));
+                let wrong = tried == 0
+                    || delivered.as_deref().is_some_and(|wanted| share != *wanted)
+                    || at_least.as_deref().is_some_and(|wanted| share < *wanted)
+                    || at_most.as_deref().is_some_and(|wanted| share > *wanted);
+                let mut text = format!("Share of {} that connects:", **probe);
+                for (word, ratio) in [
+                    ("", delivered),
+                    ("at least ", at_least),
+                    ("at most ", at_most),
+                ] {
+                    if let Some(ratio) = ratio {
+                        let _ = write!(text, " {word}{}", **ratio);
+                    }
+                }
+                let why = wrong.then(|| format!("{connected} of {tried} connected"));
+                (text, why.into_iter().collect())
+            }
+            Expectation::Endpoints(wanted) => {
+                let at = wanted.at.as_ref().map_or(Time::MAX, |at| at.0);
+                let found = self.ready_at(&wanted.service, at);
+                let text = format!("{} ready endpoints of {}", wanted.ready, *wanted.service);
+                let wrong = found != wanted.ready;
+                (
+                    text,
+                    wrong
+                        .then(|| format!("there are {found}"))
+                        .into_iter()
+                        .collect(),
+                )
+            }
+            Expectation::Touched { fault, at_least } => {
+                let found = self.touched.get(fault.as_str()).copied().unwrap_or(0);
+                let text = format!("{} touches at least {at_least} packets", **fault);
+                let wrong = found < *at_least;
+                (
+                    text,
+                    wrong
+                        .then(|| format!("it touched {found}"))
+                        .into_iter()
+                        .collect(),
+                )
+            }
+            Expectation::Within {
+                after,
+                condition: Condition::Endpoints(wanted),
+                limit,
+            } => {
+                let (from, to) = (after.0, after.0 + limit.0);
+                let inside = self
+                    .endpoints
+                    .iter()
+                    .filter(|(at, _)| *at > from && *at <= to);
+                let counts = inside.map(|(_, counts)| counts.get(&*wanted.service).copied());
+                let found = self.ready_at(&wanted.service, from) == wanted.ready
+                    || counts.into_iter().any(|count| count == Some(wanted.ready));
+                let text = format!(
+                    "{} ready endpoints of {} between {from} and {to}",
+                    wanted.ready, *wanted.service
+                );
+                (
+                    text,
+                    (!found).then(|| "never".to_owned()).into_iter().collect(),
+                )
+            }
+            Expectation::Always(Invariant::FlatNetwork) => {
+                let text = "always: every pod reaches every pod, no address rewritten".to_owned();
+                (text, self.culprit.iter().cloned().collect())
+            }
+        };
+        Held {
+            text,
+            held: problems.is_empty(),
+            why: problems.join("; "),
+        }
+    }
+
+    fn ready_at(&self, service: &ObjectKey, at: Time) -> u64 {
+        let mut counts = self.endpoints.iter().rev();
+        let then = counts.find(|(since, _)| *since <= at);
+        then.and_then(|(_, counts)| counts.get(service).copied())
+            .unwrap_or(0)
+    }
+
+    /// What probes say of themselves with `must`.
+    fn musts(&self) -> Vec<Held> {
+        let mut all: BTreeMap<(&str, bool), Vec<String>> = BTreeMap::new();
+        for attempt in &self.attempts {
+            let Some(must) = attempt.must else { continue };
+            let work = must == Must::Work;
+            let why = all.entry((&attempt.probe, work)).or_default();
+            if connects(attempt) != work {
+                why.push(format!("at {}: {}", attempt.at, ended_text(attempt)));
+            }
+        }
+        let held = |((probe, work), why): ((&str, bool), Vec<String>)| Held {
+            text: format!("{probe} must {}", if work { "work" } else { "fail" }),
+            held: why.is_empty(),
+            why: why.join("; "),
+        };
+        all.into_iter().map(held).collect()
+    }
+}
+
+impl Expectation {
+    /// Whether this asks for the flat network.
+    const fn is_flat(&self) -> bool {
+        matches!(self, Self::Always(Invariant::FlatNetwork))
+    }
+}
+
+fn connects(attempt: &Attempted) -> bool {
+    attempt
+        .ended
+        .as_ref()
+        .is_some_and(|(outcome, _)| outcome.result == ProbeResult::Connected)
+}
+
+fn ended_text(attempt: &Attempted) -> String {
+    match &attempt.ended {
+        Some((outcome, code)) => format!("{} ({code})", outcome.result),
+        None => "it never ended".into(),
+    }
+}
+
+fn wanted_text(expected: &Expectation) -> String {
+    let Expectation::Outcome {
+        is,
+        code,
+        pod,
+        backend,
+        seen_source,
+        ..
+    } = expected
+    else {
+        return String::new();
+    };
+    let mut text = is.name().to_owned();
+    if let Some(code) = code {
+        let _ = write!(text, ", {}", **code);
+    }
+    if let Some(pod) = pod {
+        let _ = write!(text, ", answered by {}", **pod);
+    }
+    if let Some(backend) = backend {
+        let _ = write!(text, ", from {}", **backend);
+    }
+    if let Some(source) = seen_source {
+        let _ = write!(text, ", seen as {}", **source);
+    }
+    text
+}
+
+/// Returns how an attempt differs from what was expected of it.
+fn differs(expected: &Expectation, attempt: &Attempted) -> Option<String> {
+    let Expectation::Outcome {
+        is,
+        code,
+        pod,
+        backend,
+        seen_source,
+        ..
+    } = expected
+    else {
+        return None;
+    };
+    let at = attempt.at;
+    let Some((outcome, why)) = &attempt.ended else {
+        return Some(format!("at {at}: it never ended"));
+    };
+    if result_of(*is) != outcome.result || code.as_deref().is_some_and(|code| code != why) {
+        return Some(format!("at {at}: {}", ended_text(attempt)));
+    }
+    let server = outcome.server.as_deref().unwrap_or("nobody");
+    if pod.as_deref().is_some_and(|pod| pod.to_string() != server) {
+        return Some(format!("at {at}: {server} answered"));
+    }
+    let from = outcome
+        .backend
+        .map(|(ip, port)| std::net::SocketAddr::new(ip, port));
+    if backend
+        .as_deref()
+        .is_some_and(|wanted| Some(*wanted) != from)
+    {
+        let from = from.map_or_else(|| "nowhere".into(), |from| from.to_string());
+        return Some(format!("at {at}: the answer came from {from}"));
+    }
+    let seen = outcome.seen_source.map(|(ip, _)| ip);
+    if seen_source
+        .as_deref()
+        .is_some_and(|wanted| Some(*wanted) != seen)
+    {
+        let seen = seen.map_or_else(|| "nobody".into(), |seen| seen.to_string());
+        return Some(format!("at {at}: the server saw {seen}"));
+    }
+    None
+}
+
+const fn result_of(wanted: Wanted) -> ProbeResult {
+    match wanted {
+        Wanted::Connected => ProbeResult::Connected,
+        Wanted::Refused => ProbeResult::Refused,
+        Wanted::Unreachable => ProbeResult::Unreachable,
+        Wanted::Timeout => ProbeResult::Timeout,
+        Wanted::Reset => ProbeResult::Reset,
+        Wanted::DnsFailure => ProbeResult::DnsFailure,
+    }
+}
+
+fn show(netns: &Netns, command: &Command, now: Time) -> String {
+    match command {
+        Command::IptablesSave(family) => {
+            let rules = netns.netfilter.as_ref().and_then(|nf| nf.rules(*family));
+            rules.map_or_else(String::new, |rules| rules.ruleset().save(*family))
+        }
+        Command::Route(family) => netns.show_route(*family),
+        Command::RouteLocal(family) => netns.show_route_local(*family),
+        Command::Addr => netns.show_addr(),
+        Command::Link => netns.show_link(),
+        Command::Neigh => netns.show_neigh(now),
+        Command::Fdb => netns.show_fdb(),
+        Command::Sysctl(None) => netns.show_sysctl(),
+        Command::Sysctl(Some(name)) => match netns.sysctls.get(name) {
+            Some(value) => format!("{name} = {value}\n"),
+            None => format!(
+                "sysctl: cannot stat /proc/sys/{}: No such file or directory\n",
+                name.replace('.', "/")
+            ),
+        },
+        Command::Conntrack => {
+            let table = netns.conntrack.as_ref();
+            table.map_or_else(String::new, |table| table.list(now))
+        }
+    }
+}

@@ -264,7 +264,23 @@ impl Netns {
     /// ENETUNREACH without a route, and what blackhole (EINVAL), unreachable (EHOSTUNREACH) and prohibit (EACCES)
     /// routes give a local process.
     pub fn route(&self, dst: IpAddr) -> Result<Hop, Errno> {
-        let route = self.fib.lookup(dst).ok_or(Errno::ENETUNREACH)?;
+        let mut hop = self.hop(self.fib.lookup(dst), dst)?;
+        if hop.src.is_unspecified() && !hop.local {
+            let src = self.select_addr(hop.dev, hop.next_hop, Family::of(dst));
+            hop.src = src.unwrap_or(hop.src);
+        }
+        Ok(hop)
+    }
+
+    /// As [`Netns::route`] for a packet that has its source already: where the route names none, none is looked
+    /// for.
+    pub(super) fn route_onward(&self, dst: IpAddr) -> Result<Hop, Errno> {
+        self.hop(self.fib.lookup(dst), dst)
+    }
+
+    /// What a route says; its source is unspecified where the route names none.
+    pub(super) fn hop(&self, route: Option<&Route>, dst: IpAddr) -> Result<Hop, Errno> {
+        let route = route.ok_or(Errno::ENETUNREACH)?;
         match route.kind {
             RouteKind::Blackhole => return Err(Errno::EINVAL),
             RouteKind::Unreachable => return Err(Errno::EHOSTUNREACH),
@@ -287,12 +303,8 @@ impl Netns {
             .filter(|d| d.up)
             .ok_or(Errno::ENETUNREACH)?;
         let next_hop = route.gateway.unwrap_or(dst);
-        let family = Family::of(dst);
-        let src = route
-            .src
-            .or_else(|| self.select_addr(dev, next_hop, family));
         let mtu = route.mtu.unwrap_or(device.mtu).min(device.mtu);
-        let src = src.unwrap_or_else(|| family.unspecified());
+        let src = route.src.unwrap_or_else(|| Family::of(dst).unspecified());
         Ok(Hop {
             dev,
             next_hop,

@@ -54,6 +54,9 @@ pub const DEVICE_DEFAULTS: &[(Family, &str, i64)] = &[
     (Family::V6, "forwarding", 0),
 ];
 
+/// The per-device setting that [`Sysctls::forwarding`] answers for.
+const FORWARDING: &str = "forwarding";
+
 /// The settings of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctls {
@@ -71,7 +74,7 @@ struct Hot {
     bridge_v4: bool,
     bridge_v6: bool,
     ttl: u8,
-    /// Whether any per-device value was ever written.
+    /// Whether any per-device value that [`Sysctls::device`] is asked for was ever written.
     per_device: bool,
 }
 
@@ -137,7 +140,9 @@ impl Sysctls {
             bridge_v4: self.value("net.bridge.bridge-nf-call-iptables") != 0,
             bridge_v6: self.value("net.bridge.bridge-nf-call-ip6tables") != 0,
             ttl: u8::try_from(self.value("net.ipv4.ip_default_ttl")).unwrap_or(64),
-            per_device: self.hot.per_device || device_setting(name).is_some(),
+            per_device: self.hot.per_device
+                || device_setting(name)
+                    .is_some_and(|(family, _, s)| family == Family::V4 && s != FORWARDING),
         };
         true
     }
@@ -170,7 +175,7 @@ impl Sysctls {
 
     /// Returns a per-device IPv4 setting: the larger of the device's value and that of `all`.
     pub fn device(&self, dev: &str, setting: &str) -> i64 {
-        if !self.hot.per_device {
+        if !self.hot.per_device && setting != FORWARDING {
             return 0;
         }
         let of = |dev: &str| self.value(&format!("net.ipv4.conf.{dev}.{setting}"));

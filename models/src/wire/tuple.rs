@@ -1,12 +1,14 @@
 //! The five values that name a flow, and their reverse.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use serde::Serialize;
 
 use super::packet::{Icmp, Packet, Quoted, QuotedTransport, Transport};
 use crate::base::Family;
+use crate::base::addr::to_bits;
 
 /// IP protocol of a packet (IANA protocol numbers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -47,7 +49,7 @@ impl fmt::Display for L4 {
 }
 
 /// One direction of a flow. For ICMP echo both "ports" are the identifier, with `request` telling the direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct FiveTuple {
     /// Protocol.
     pub l4: L4,
@@ -115,6 +117,23 @@ impl FiveTuple {
             dport: self.sport,
             request: matches!(self.l4, L4::Icmp) && !self.request,
         }
+    }
+}
+
+impl Hash for FiveTuple {
+    /// In as few words as hold all of it: every tracked packet is looked up by this.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                state.write_u64(u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits()));
+            }
+            (src, dst) => {
+                state.write_u128(to_bits(src));
+                state.write_u128(to_bits(dst));
+            }
+        }
+        let ports = u64::from(self.sport) << 16 | u64::from(self.dport);
+        state.write_u64(ports << 16 | (self.l4 as u64) << 1 | u64::from(self.request));
     }
 }
 

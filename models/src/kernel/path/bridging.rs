@@ -103,7 +103,7 @@ impl Netns {
             return None;
         }
         if skb.packet.dst != before && !self.is_local(skb.packet.dst) {
-            let hop = self.route(skb.packet.dst).ok();
+            let hop = self.route_onward(skb.packet.dst).ok();
             if let Some(hop) = hop.filter(|hop| hop.dev == bridge) {
                 return self.bridged_dnat(bridge, src, hop.next_hop, skb, cx);
             }

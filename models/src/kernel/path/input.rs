@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::super::config::RouteKind;
 use super::super::link::DeviceKind;
 use super::super::netfilter::chain::{AddrType, Hook};
 use super::super::socket::Found;
@@ -93,7 +94,8 @@ impl Netns {
         let dst = skb.packet.dst;
         let for_all =
             dst.is_multicast() || matches!(dst, IpAddr::V4(a) if self.is_broadcast_of(in_dev, a));
-        if for_all || self.is_local(dst) {
+        let route = self.fib.lookup(dst);
+        if for_all || route.is_some_and(|route| route.kind == RouteKind::Local) {
             let place = self.place(skb.in_dev, Stage::Routing);
             cx.step(place, || {
                 let step = Step::about(&skb.packet, Action::RoutedLocal);
@@ -119,7 +121,7 @@ impl Netns {
             self.drop_packet(&skb.packet, skb.in_dev, Stage::Routing, code, by, cx);
             return;
         }
-        match self.route(dst) {
+        match self.hop(route, dst) {
             Ok(hop) => {
                 skb.out_dev = Some(hop.dev);
                 skb.next_hop = Some(hop.next_hop);
@@ -228,7 +230,6 @@ impl Netns {
         if src.is_unspecified() {
             return Ok(());
         }
-        let back = self.fib.lookup(src);
         let type_of = self.addr_type(src);
         if type_of == AddrType::Local && self.sysctls.device(name, "accept_local") == 0 {
             return Err((
@@ -237,10 +238,11 @@ impl Netns {
             ));
         }
         let mode = self.sysctls.device(name, "rp_filter");
+        let back = || self.fib.lookup(src);
         let passes = match mode {
             0 => true,
-            1 => back.is_some_and(|route| route.dev == Some(in_dev)),
-            _ => back.is_some_and(|route| route.dev.is_some()),
+            1 => back().is_some_and(|route| route.dev == Some(in_dev)),
+            _ => back().is_some_and(|route| route.dev.is_some()),
         };
         if passes {
             Ok(())

@@ -34,7 +34,7 @@ impl Netns {
         cx: &mut Cx<'_, D, R>,
     ) -> Result<(), Errno> {
         let dst = skb.packet.dst;
-        let hop = match self.route(dst) {
+        let hop = match self.route_onward(dst) {
             Ok(hop) => hop,
             Err(errno) => {
                 let code = route_code(errno);
@@ -78,7 +78,7 @@ impl Netns {
         }
         let mut mtu = mtu;
         if skb.packet.dst != dst || skb.mark != mark {
-            match self.route(skb.packet.dst) {
+            match self.route_onward(skb.packet.dst) {
                 Ok(hop) => {
                     let moved = skb.out_dev != Some(hop.dev) || skb.next_hop != Some(hop.next_hop);
                     skb.out_dev = Some(hop.dev);

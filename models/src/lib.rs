@@ -2,7 +2,7 @@
 //! I/O, no dice of its own. When it happens, and who gets to see it, is the business of the `podwire` crate.
 //!
 //! Floors, bottom-up, in reading order: [`base`] (words), [`wire`] (what travels), [`kernel`] (one Linux network
-//! namespace), [`api`] (Kubernetes objects), [`cluster`] (everything together).
+//! namespace), [`api`] (Kubernetes objects), [`control`] (desired → programmed), [`cluster`] (everything together).
 
 pub mod base;
 pub mod wire;

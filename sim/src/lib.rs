@@ -2,9 +2,9 @@
 //! what happens is the business of `podwire-models`.
 //!
 //! Floors, bottom-up: [`engine`] (discrete events and chance), [`trace`] (what happened), [`traffic`] (clients and
-//! servers), then what reads and
-//! writes files: [`scenario`], [`render`]. [`problem`] is how the user is told that an input is wrong,
-//! [`source`] how models remember places in inputs.
+//! servers), [`simulation`] (everything that can happen), [`program`] and [`lab`] (a running cluster), then what reads
+//! and writes files: [`manifest`], [`scenario`], [`render`]. [`problem`] is how the user is told that an input is
+//! wrong, [`source`] how models remember places in inputs. `docs/architecture.md` is the map.
 
 pub mod problem;
 pub mod source;

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["simulation"],
     &["program"],
     &["lab"],
-    &["bench"],
+    &["bench", "flat"],
     &["manifest"],
     &["render", "scenario"],
     &["attempt"],

@@ -1,6 +1,7 @@
 //! The shape of the repository: what every file must begin with, what no file may say, what must not lie around.
 
 use std::fs;
+use std::path::Path;
 
 use podwire_models::wire::Code;
 
@@ -138,7 +139,7 @@ fn untold(text: &str) -> Vec<&'static str> {
 #[test]
 fn every_scenario_begins_with_its_question() {
     let mut wrong = Vec::new();
-    let asking = |path: &String| path.ends_with(".ron") && !path.starts_with(REFUSED);
+    let asking = |path: &String| is_scenario(path) && !path.starts_with(REFUSED);
     for path in asked().into_iter().filter(asking) {
         for word in untold(&read(&path)) {
             wrong.push(format!("{path} does not begin with `{word}`"));
@@ -152,12 +153,16 @@ fn every_scenario_begins_with_its_question() {
 /// Files that must be refused: their snapshot is what is said about them, and they need not be well-formed.
 const REFUSED: &str = "scenarios/problems/";
 
+fn is_scenario(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|end| end == "ron")
+}
+
 /// Returns the files that must have a snapshot: scenarios, and whatever must be refused.
 fn asked() -> Vec<String> {
     let files = tree::files_with("").into_iter();
     files
         .filter(|path| path.starts_with("scenarios/"))
-        .filter(|path| path.ends_with(".ron") || path.starts_with(REFUSED))
+        .filter(|path| is_scenario(path) || path.starts_with(REFUSED))
         .collect()
 }
 

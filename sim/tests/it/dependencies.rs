@@ -164,8 +164,7 @@ fn every_direct_dependency_is_used() {
             let word = dependency.name.replace('-', "_");
             let here = word == "cargo_metadata";
             let used = [format!("{word}::"), format!("use {word}")];
-            if !here && !dependency.optional && !used.iter().any(|use_of| sources.contains(use_of))
-            {
+            if !here && !used.iter().any(|use_of| sources.contains(use_of)) {
                 wrong.push(format!("{name} does not use {}", dependency.name));
             }
         }

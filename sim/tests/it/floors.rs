@@ -17,6 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["render", "scenario"],
     &["attempt"],
     &["story"],
+    &["story"],
     &["cli"],
 ];
 

@@ -13,7 +13,6 @@ const TOP_LEVEL: &[&str] = &[
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE-APACHE",
-    "LEAD-NOTE.md",
     "LICENSE-MIT",
     "README.md",
     "docs",
@@ -32,6 +31,8 @@ const BANNED: &[(&str, &str)] = &[
     ("db", "g!("),
     ("work", "tree"),
     ("/wo", "rk/"),
+    ("LEAD", "-NOTE"),
+    ("the le", "ad writes"),
     ("this ses", "sion"),
     ("/home", "/"),
 ];

@@ -221,7 +221,7 @@ fn a_trace_tells_every_outcome_with_its_chance() {
     assert_eq!(why["code"], "SVC_NO_ENDPOINTS");
     assert_eq!(why["object"], "Service/shop/crt");
     assert!(
-        why["origin"].as_str().unwrap().ends_with("trace.yaml:19"),
+        why["origin"].as_str().unwrap().ends_with("trace.yaml:20"),
         "{why}"
     );
 }

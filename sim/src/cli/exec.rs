@@ -307,11 +307,10 @@ impl Tool {
                             "sysctl: there is no setting `{name}` here; `sysctl -a` prints all"
                         )));
                     };
-                    text += &if *bare {
-                        format!("{value}\n")
-                    } else {
-                        format!("{name} = {value}\n")
-                    };
+                    if !bare {
+                        text = text + name + " = ";
+                    }
+                    text = text + &value.to_string() + "\n";
                 }
                 text
             }

@@ -19,7 +19,7 @@ Examples:
 
 /// Say what a code means, why it happens and how to fix it
 ///
-/// Codes are how packets, names and attempts end (ROUTE_NONE), and what is wrong with inputs (MAN_UNKNOWN_FIELD).
+/// Codes are how packets, names and attempts end (`ROUTE_NONE`), and what is wrong with inputs (`MAN_UNKNOWN_FIELD`).
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ExplainArgs {

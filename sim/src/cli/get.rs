@@ -60,10 +60,10 @@ enum Kind {
     /// Ready endpoints of Services.
     #[value(aliases = ["endpoint", "ep"])]
     Endpoints,
-    /// EndpointSlices: those given and those of the controller.
+    /// `EndpointSlices`: those given and those of the controller.
     #[value(aliases = ["endpointslice"])]
     Endpointslices,
-    /// NetworkPolicies.
+    /// `NetworkPolicies`.
     #[value(aliases = ["networkpolicy", "netpol"])]
     Networkpolicies,
 }

@@ -230,9 +230,13 @@ pub(super) struct Session {
 impl InputArgs {
     /// Reads the objects and settles the cluster. What is wrong with the input is all said at once.
     pub(super) fn settle(&self) -> Result<Session, Report> {
-        if let Some(scenario) = self.filename.iter().find(|name| name.ends_with(".ron")) {
+        if let Some(scenario) = self.filename.iter().find(|name| {
+            std::path::Path::new(name)
+                .extension()
+                .is_some_and(|ending| ending == "ron")
+        }) {
             return Err(Report::bad_input(format!(
-                "`{scenario}` is a scenario; -f takes Kubernetes objects"
+                "`{scenario}` is a scenario, which `podwire run` takes; -f takes Kubernetes objects"
             )));
         }
         let (files, mut problems) = load::load(&self.filename);

@@ -12,11 +12,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+mod bench;
 mod exec;
 mod explain;
 mod get;
 mod input;
 mod manual;
+mod scenario;
 mod table;
 mod trace;
 
@@ -27,6 +29,7 @@ Examples:
   podwire get endpoints -f cluster.yaml
   podwire trace -f cluster.yaml --from deploy/shop/frontend --to svc/shop/cart:7070
   podwire exec node/node-a -f cluster.yaml -- iptables-save
+  podwire run scenarios/service/clusterip.ron
   podwire explain SVC_NO_ENDPOINTS
 
 Exit codes:
@@ -50,10 +53,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(scenario::RunArgs),
+    Test(scenario::TestArgs),
     Trace(trace::TraceArgs),
     Get(get::GetArgs),
     Exec(exec::ExecArgs),
     Explain(explain::ExplainArgs),
+    Bench(bench::BenchArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
 }
@@ -168,6 +174,9 @@ fn defect() -> Report {
 pub fn run<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Report {
     let done = match Cli::try_parse_from(words) {
         Ok(cli) => match cli.command {
+            Command::Run(args) => Ok(scenario::run(&args)),
+            Command::Test(args) => scenario::test(&args),
+            Command::Bench(args) => bench::run(&args),
             Command::Trace(args) => trace::run(&args),
             Command::Get(args) => get::run(&args),
             Command::Exec(args) => exec::run(&args),

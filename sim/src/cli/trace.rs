@@ -37,7 +37,7 @@ pub(super) struct TraceArgs {
     /// Who tries: pod/NAMESPACE/NAME, deploy/NAMESPACE/NAME (its first pod), node/NAME or host/NAME
     #[arg(long, value_name = "THING")]
     from: Thing,
-    /// To reach whom: svc/NAMESPACE/NAME:PORT, pod/NAMESPACE/NAME:PORT, IP:PORT, DNSNAME:PORT or http://HOST/PATH
+    /// To reach whom: svc/NAMESPACE/NAME:PORT, pod/NAMESPACE/NAME:PORT, IP:PORT, DNSNAME:PORT or `http://HOST/PATH`
     #[arg(long, value_name = "TARGET")]
     to: Target,
     /// By which protocol
@@ -71,7 +71,8 @@ enum Proto {
     Icmp,
 }
 
-fn detail(text: &str) -> Result<Detail, String> {
+/// Reads `--detail`.
+pub(super) fn detail(text: &str) -> Result<Detail, String> {
     text.parse()
 }
 

@@ -7,7 +7,17 @@ use std::path::{Path, PathBuf};
 
 use podwire::cli::{Exit, Report, run};
 
-const COMMANDS: [&str; 6] = ["trace", "get", "exec", "explain", "completions", "man"];
+const COMMANDS: [&str; 9] = [
+    "run",
+    "test",
+    "bench",
+    "trace",
+    "get",
+    "exec",
+    "explain",
+    "completions",
+    "man",
+];
 
 const SHOP: &str = "\
 apiVersion: apps/v1
@@ -223,6 +233,29 @@ fn a_trace_tells_every_outcome_with_its_chance() {
     assert!(
         why["origin"].as_str().unwrap().ends_with("trace.yaml:20"),
         "{why}"
+    );
+}
+
+#[test]
+fn scenarios_are_run_and_judged() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let one = root.join("service/clusterip.ron");
+    let report = run(["podwire", "run", one.to_str().unwrap(), "--twice"]);
+    assert_eq!(report.exit, Exit::Well, "{}", report.stderr);
+    let last = report.stdout.lines().last().unwrap();
+    assert!(last.starts_with("fingerprint: "), "{last}");
+    let bad = root.join("problems/not_modelled.ron");
+    assert_eq!(
+        run(["podwire", "run", bad.to_str().unwrap()]).exit,
+        Exit::BadInput
+    );
+    let service = root.join("service");
+    let report = run(["podwire", "test", service.to_str().unwrap()]);
+    assert_eq!(report.exit, Exit::Well, "{}", report.stdout);
+    assert!(report.stdout.ends_with(" passed, 0 failed\n"));
+    assert_eq!(
+        run(["podwire", "test", "no-such-directory"]).exit,
+        Exit::BadInput
     );
 }
 

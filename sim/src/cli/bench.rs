@@ -1,0 +1,82 @@
+//! `podwire bench`: how fast podwire is on this machine.
+
+use std::fmt::Write as _;
+
+use clap::{Args, ValueEnum};
+
+use super::{Done, Format, Report};
+use crate::bench::{self, Sizes};
+
+const EXAMPLES: &str = "\
+Examples:
+  podwire bench w1
+  podwire bench w1 --nodes 64 --services 1000
+  podwire bench w1 -o json | jq .cpu_seconds";
+
+/// Measure podwire on this machine: packets, device transmissions, events, seconds, memory
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct BenchArgs {
+    /// Which workload
+    #[arg(value_name = "WORKLOAD")]
+    workload: Workload,
+    /// Nodes
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().nodes, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    nodes: u32,
+    /// Pods on each node, each the source of one flow
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().pods_per_node, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pods_per_node: u32,
+    /// Services that kube-proxy programs on every node
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().services)]
+    services: u32,
+    /// How many packets are delivered before the measurement ends
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().packets)]
+    packets: u64,
+    /// Seed of everything that is left to chance
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().seed)]
+    seed: u64,
+    /// In which form to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+}
+
+/// Workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Workload {
+    /// Pods of different nodes send datagrams to each other.
+    W1,
+}
+
+pub(super) fn run(args: &BenchArgs) -> Done {
+    let sizes = Sizes {
+        nodes: args.nodes,
+        pods_per_node: args.pods_per_node,
+        services: args.services,
+        packets: args.packets,
+        seed: args.seed,
+    };
+    let measured = match args.workload {
+        Workload::W1 => bench::w1(&sizes),
+    };
+    let json = serde_json::to_value(&measured).map_err(Report::bad_input)?;
+    Ok(Report::well(match args.output {
+        Format::Json => super::explain::pretty(&json),
+        Format::Text => text(&json),
+    }))
+}
+
+/// Returns one line for each number.
+fn text(json: &serde_json::Value) -> String {
+    let mut text = String::new();
+    for (name, value) in json.as_object().into_iter().flatten() {
+        if name == "schema" {
+            continue;
+        }
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        writeln!(text, "{:<16} {value}", name.replace('_', " "))
+            .expect("a String takes everything");
+    }
+    text
+}

@@ -1,0 +1,300 @@
+//! `podwire run` and `podwire test`: scenarios, and whether what they expect holds.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::explain::pretty;
+use super::{Done, Exit, Format, Report};
+use crate::manifest::load;
+use crate::problem::{self, Problem, Sources};
+use crate::render::{Detail, Style, text};
+use crate::scenario;
+use crate::source::Source;
+use crate::story::{self, Ran, Story};
+
+const RUN: &str = "\
+Examples:
+  podwire run scenarios/service/clusterip.ron
+  podwire run scenarios/service/clusterip.ron --detail detailed
+  podwire run scenarios/dns/search_list.ron --twice --seed 7
+  podwire run scenarios/faults/*.ron -o json";
+
+const TEST: &str = "\
+Examples:
+  podwire test scenarios
+  podwire test scenarios/service scenarios/dns -o json";
+
+/// Run scenarios: print what happened, check what was expected
+///
+/// The last line is the fingerprint of everything that happened: the same scenario and seed have the same one on
+/// every machine. Exit code 1 if an expectation did not hold.
+#[derive(Debug, Args)]
+#[command(after_help = RUN)]
+pub(super) struct RunArgs {
+    /// Scenario files
+    #[arg(required = true, value_name = "SCENARIO.ron")]
+    scenarios: Vec<PathBuf>,
+    /// Seed of everything that is left to chance [default: the scenario's]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Run each scenario twice, and compare the fingerprints
+    #[arg(long)]
+    twice: bool,
+    /// In which form to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+    /// Which steps the text shows: minimal, summary or detailed
+    #[arg(long, value_name = "LEVEL", default_value = "summary", value_parser = super::trace::detail)]
+    detail: Detail,
+}
+
+/// Run every scenario below some directories, and say which expectations did not hold
+///
+/// Scenarios in a directory named `problems` show what is said about wrong input: they pass if they are refused.
+#[derive(Debug, Args)]
+#[command(after_help = TEST)]
+pub(super) struct TestArgs {
+    /// Scenario files, or directories that are searched for `*.ron`
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// In which form to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    output: Format,
+}
+
+/// A scenario that was read, or what is wrong with it; and what is to be said in any case.
+struct Read {
+    story: Option<Story>,
+    said: String,
+}
+
+fn read(path: &Path) -> Read {
+    let name = path.to_string_lossy().into_owned();
+    let mut sources = Sources::default();
+    let (files, mut problems) = load::load(std::slice::from_ref(&name));
+    let Some(file) = files.first() else {
+        return refused(&problems, &sources);
+    };
+    sources.add(Arc::clone(&file.name), Arc::clone(&file.text));
+    let parsed = match scenario::read(&file.name, &file.text) {
+        Ok(parsed) => parsed,
+        Err(found) => return refused(&found, &sources),
+    };
+    let directory = path.parent().unwrap_or_else(|| Path::new(""));
+    let mut inputs = Vec::new();
+    for wanted in story::files(&parsed) {
+        let found = directory.join(&**wanted).to_string_lossy().into_owned();
+        let (texts, unreadable) = load::load(&[found]);
+        problems.extend(unreadable);
+        // Under the name as written, a scenario tells the same wherever it lies.
+        inputs.extend(
+            texts
+                .into_iter()
+                .map(|input| Source::new(wanted.as_str(), input.text)),
+        );
+    }
+    for input in &inputs {
+        sources.add(Arc::clone(&input.name), Arc::clone(&input.text));
+    }
+    if story::unusable(&problems) {
+        return refused(&problems, &sources);
+    }
+    let (story, found) = story::resolve(&parsed, &inputs);
+    problems.extend(found);
+    if story::unusable(&problems) {
+        return refused(&problems, &sources);
+    }
+    Read {
+        story: Some(story),
+        said: problem::render_styled(&problems, &sources),
+    }
+}
+
+fn refused(problems: &[Problem], sources: &Sources) -> Read {
+    Read {
+        story: None,
+        said: problem::render_styled(problems, sources),
+    }
+}
+
+pub(super) fn run(args: &RunArgs) -> Report {
+    let mut report = Report::default();
+    let mut all = Vec::new();
+    for path in &args.scenarios {
+        let Read { story, said } = read(path);
+        report.stderr += &said;
+        let Some(story) = story else {
+            report.exit = Exit::BadInput;
+            continue;
+        };
+        let seed = args.seed.unwrap_or(story.seed);
+        let ran = story::run(&story, seed);
+        let again = args.twice.then(|| story::run(&story, seed).fingerprint);
+        let same = again.is_none_or(|again| again == ran.fingerprint);
+        if !same {
+            let says = "two runs have different fingerprints: please report this scenario";
+            line(
+                &mut report.stderr,
+                format_args!("error: {}: {says}", path.display()),
+            );
+        }
+        if report.exit == Exit::Well && !(ran.held() && same) {
+            report.exit = Exit::Failed;
+        }
+        match args.output {
+            Format::Text => report.stdout += &told(&story, &ran, args.detail),
+            Format::Json => all.push(json_of(path, &story, &ran, seed)),
+        }
+    }
+    if args.output == Format::Json {
+        report.stdout = pretty(&json!({ "schema": "podwire.run/v1", "scenarios": all }));
+    }
+    report
+}
+
+fn told(story: &Story, ran: &Ran, detail: Detail) -> String {
+    let mut said = format!("{}\n\n", story.title);
+    said += &text::trace(&ran.trace, detail, Style::Ansi);
+    if !ran.expectations.is_empty() {
+        said.push('\n');
+    }
+    for expectation in &ran.expectations {
+        let word = if expectation.held { "holds" } else { "FAILS" };
+        line(&mut said, format_args!("{word}  {}", expectation.text));
+        if !expectation.held {
+            line(&mut said, format_args!("       {}", expectation.why));
+        }
+    }
+    line(&mut said, format_args!("fingerprint: {}", ran.fingerprint));
+    said
+}
+
+fn json_of(path: &Path, story: &Story, ran: &Ran, seed: u64) -> Value {
+    let expectations: Vec<Value> = ran
+        .expectations
+        .iter()
+        .map(|one| json!({ "expectation": one.text, "held": one.held, "why": one.why }))
+        .collect();
+    json!({
+        "path": path.to_string_lossy(),
+        "title": story.title,
+        "seed": seed,
+        "held": ran.held(),
+        "expectations": expectations,
+        "fingerprint": ran.fingerprint.to_string(),
+    })
+}
+
+pub(super) fn test(args: &TestArgs) -> Done {
+    let mut paths = Vec::new();
+    for path in &args.paths {
+        below(path, &mut paths)
+            .map_err(|error| Report::bad_input(format!("`{}`: {error}", path.display())))?;
+    }
+    if paths.is_empty() {
+        return Err(Report::bad_input("there is no scenario (*.ron) there"));
+    }
+    let verdicts: Vec<(PathBuf, Result<(), String>)> = paths
+        .into_iter()
+        .map(|path| {
+            let verdict = judge(&path);
+            (path, verdict)
+        })
+        .collect();
+    let failed = verdicts
+        .iter()
+        .filter(|(_, verdict)| verdict.is_err())
+        .count();
+    let stdout = match args.output {
+        Format::Text => summary(&verdicts, failed),
+        Format::Json => {
+            let all: Vec<Value> = verdicts
+                .iter()
+                .map(|(path, verdict)| {
+                    json!({
+                        "path": path.to_string_lossy(),
+                        "passed": verdict.is_ok(),
+                        "why": verdict.as_ref().err(),
+                    })
+                })
+                .collect();
+            pretty(&json!({ "schema": "podwire.test/v1", "failed": failed, "scenarios": all }))
+        }
+    };
+    Ok(Report {
+        exit: if failed == 0 {
+            Exit::Well
+        } else {
+            Exit::Failed
+        },
+        ..Report::well(stdout)
+    })
+}
+
+fn summary(verdicts: &[(PathBuf, Result<(), String>)], failed: usize) -> String {
+    let mut said = String::new();
+    for (path, verdict) in verdicts {
+        match verdict {
+            Ok(()) => line(&mut said, format_args!("ok      {}", path.display())),
+            Err(why) => line(
+                &mut said,
+                format_args!("FAILED  {}\n{}", path.display(), why.trim_end()),
+            ),
+        }
+    }
+    let passed = verdicts.len() - failed;
+    line(&mut said, format_args!("{passed} passed, {failed} failed"));
+    said
+}
+
+/// Runs a scenario, and says why it does not pass.
+fn judge(path: &Path) -> Result<(), String> {
+    let wrong = path.iter().any(|part| part == "problems");
+    let Read { story, said } = read(path);
+    match story {
+        None if wrong => Ok(()),
+        None => Err(said),
+        Some(_) if wrong => Err("nothing was found to be wrong with it".to_owned()),
+        Some(story) => {
+            let ran = story::run(&story, story.seed);
+            let mut failures = String::new();
+            for one in ran.expectations.iter().filter(|one| !one.held) {
+                line(&mut failures, format_args!("  {}: {}", one.text, one.why));
+            }
+            if ran.held() { Ok(()) } else { Err(failures) }
+        }
+    }
+}
+
+/// Finds all scenarios below a path, in the order of their names.
+fn below(path: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if !path.is_dir() {
+        std::fs::metadata(path)?;
+        found.push(path.to_owned());
+        return Ok(());
+    }
+    let mut inside = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        // A link to a directory could lead back up.
+        let directory = entry.file_type()?.is_dir();
+        if directory
+            || entry
+                .path()
+                .extension()
+                .is_some_and(|ending| ending == "ron")
+        {
+            inside.push(entry.path());
+        }
+    }
+    inside.sort();
+    inside.iter().try_for_each(|path| below(path, found))
+}
+
+fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
+    writeln!(text, "{content}").expect("a String takes everything");
+}

@@ -15,8 +15,8 @@ pub struct Mac(pub [u8; 6]);
 impl Hash for Mac {
     /// As one word: every bridged frame is looked up by this.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let [a, b, c, d, e, f] = self.0;
-        state.write_u64(u64::from_be_bytes([0, 0, a, b, c, d, e, f]));
+        let [o0, o1, o2, o3, o4, o5] = self.0;
+        state.write_u64(u64::from_be_bytes([0, 0, o0, o1, o2, o3, o4, o5]));
     }
 }
 

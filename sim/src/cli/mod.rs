@@ -1,6 +1,6 @@
 //! The command line. Only this module prints; everything below returns values.
 //!
-//! Reading order: this file (the commands and how they end), [`input`] (from `-f` and the options of the cluster to a
+//! Reading order: this file (the commands and how they end), `input` (from `-f` and the options of the cluster to a
 //! settled cluster), then one file per command.
 //!
 //! Leaves out: nothing is read from the environment but what the terminal needs (`NO_COLOR`), and there is no

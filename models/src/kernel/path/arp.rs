@@ -394,7 +394,7 @@ impl Netns {
     }
 }
 
-/// `ff02::1:ffXX:XXXX`, the group every owner of the address listens to (RFC 4291 §2.7.1).
+/// `ff02::1:ff00:0/104` with the address's last 24 bits: the group every owner of it listens to (RFC 4291 §2.7.1).
 fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = addr.octets();
     let low = u16::from_be_bytes([b, c]);

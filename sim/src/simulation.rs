@@ -17,8 +17,8 @@ use podwire_models::cluster::install::Machines;
 use podwire_models::kernel::socket::SocketId;
 use podwire_models::kernel::{Cx, Effect, KernelTimer, Netns};
 use podwire_models::wire::{
-    Action as StepAction, DevIndex, FlowKey, Frame, L4, NetnsId, NoRecorder, PacketId, Place,
-    Recorder, Stage, Step,
+    Action as StepAction, FlowKey, Frame, L4, NetnsId, NoRecorder, PacketId, Place, Recorder,
+    Stage, Step,
 };
 
 use crate::engine::queue::{Handle, Queue};
@@ -57,7 +57,7 @@ pub enum Event {
         /// Where.
         at: WireEnd,
         /// What.
-        frame: Box<Frame>,
+        frame: Frame,
     },
     /// A timer of a kernel.
     Kernel {
@@ -78,28 +78,6 @@ pub enum Event {
         /// Which.
         app: AppId,
     },
-}
-
-/// An effect that waits for its turn. Frames and packets are moved often, so they are kept behind a pointer.
-#[derive(Clone, Debug)]
-enum Work {
-    Transmit { dev: DevIndex, frame: Box<Frame> },
-    Other(Box<Effect>),
-}
-
-impl Work {
-    fn of(effect: Effect) -> Self {
-        match effect {
-            Effect::Transmit { dev, frame } => Self::Transmit {
-                dev,
-                frame: Box::new(frame),
-            },
-            Effect::Deliver { .. }
-            | Effect::SocketError { .. }
-            | Effect::IcmpReceived { .. }
-            | Effect::Timer { .. } => Self::Other(Box::new(effect)),
-        }
-    }
 }
 
 /// Identifies an application.
@@ -150,7 +128,7 @@ pub struct Simulation<M, D, R> {
     owners: FxIndexMap<(NetnsId, SocketId), Owner>,
     next_packet: u64,
     effects: Vec<Effect>,
-    work: VecDeque<(NetnsId, Work)>,
+    work: VecDeque<(NetnsId, Effect)>,
     inbox: VecDeque<(AppId, AppEvent)>,
     events: u64,
 }
@@ -273,7 +251,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         self.events += 1;
         self.recorder.begin(at, cause);
         match event {
-            Event::Arrive { at, frame } => self.arrive(at, *frame),
+            Event::Arrive { at, frame } => self.arrive(at, frame),
             Event::Kernel { netns, timer } => {
                 self.in_netns(netns, |netns, cx| netns.timer(timer, cx));
             }
@@ -338,7 +316,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             next_packet: &mut self.next_packet,
         };
         let result = f(netns, &mut cx);
-        let work = |effect| (id, Work::of(effect));
+        let work = |effect| (id, effect);
         self.work.extend(self.effects.drain(..).map(work));
         Some(result)
     }
@@ -350,11 +328,8 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
     /// Carries out effects and hands events to applications until nothing is left to do now.
     fn work_off(&mut self) {
         loop {
-            if let Some((netns, work)) = self.work.pop_front() {
-                match work {
-                    Work::Transmit { dev, frame } => self.transmit((netns, dev), frame),
-                    Work::Other(effect) => self.carry_out(netns, *effect),
-                }
+            if let Some((netns, effect)) = self.work.pop_front() {
+                self.carry_out(netns, effect);
             } else if let Some((app, event)) = self.inbox.pop_front() {
                 self.handle(app, event);
             } else {
@@ -363,13 +338,13 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         }
     }
 
-    fn transmit(&mut self, from: WireEnd, frame: Box<Frame>) {
+    fn transmit(&mut self, from: WireEnd, frame: Frame) {
         let carried =
             self.machines
                 .cluster
                 .carry(from, &frame, self.now, &mut self.dice, &mut self.recorder);
         match carried {
-            Carried::Arrives { at, when } if when <= self.now => self.arrive(at, *frame),
+            Carried::Arrives { at, when } if when <= self.now => self.arrive(at, frame),
             Carried::Arrives { at, when } => {
                 self.schedule(when, Event::Arrive { at, frame });
             }
@@ -379,7 +354,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
 
     fn carry_out(&mut self, netns: NetnsId, effect: Effect) {
         match effect {
-            Effect::Transmit { dev, frame } => self.transmit((netns, dev), Box::new(frame)),
+            Effect::Transmit { dev, frame } => self.transmit((netns, dev), frame),
             Effect::Deliver { socket, packet } => {
                 if let Some(owner) = self.owners.get(&(netns, socket)) {
                     self.inbox.push_back((owner.app, AppEvent::Packet(packet)));

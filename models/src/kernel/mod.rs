@@ -109,7 +109,7 @@ pub enum Effect {
         /// Whose.
         socket: SocketId,
         /// The packet.
-        packet: Packet,
+        packet: Box<Packet>,
     },
     /// Tell a socket about an error that concerns it (an ICMP error, or the failure to resolve a neighbour).
     SocketError {
@@ -125,7 +125,7 @@ pub enum Effect {
     /// An ICMP echo reply or error for a raw socket (`ping`, `traceroute`) arrived.
     IcmpReceived {
         /// The packet.
-        packet: Packet,
+        packet: Box<Packet>,
     },
     /// Call [`Netns::timer`] after this time.
     Timer {
@@ -163,7 +163,7 @@ pub enum KernelTimer {
 #[derive(Clone, Debug)]
 pub struct Skb {
     /// The packet.
-    pub packet: Packet,
+    pub packet: Box<Packet>,
     /// Firewall mark; lost when the packet leaves the namespace.
     pub mark: u32,
     /// Its connection, once known.
@@ -184,9 +184,9 @@ pub struct Skb {
 
 impl Skb {
     /// Returns a packet with nothing noted yet.
-    pub const fn new(packet: Packet) -> Self {
+    pub fn new(packet: impl Into<Box<Packet>>) -> Self {
         Self {
-            packet,
+            packet: packet.into(),
             mark: 0,
             ct: None,
             ct_info: conntrack::CtInfo::Untracked,

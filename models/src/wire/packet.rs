@@ -37,9 +37,9 @@ pub struct Frame {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// ARP for IPv4 over Ethernet (RFC 826).
-    Arp(Arp),
-    /// IPv4 or IPv6.
-    Ip(Packet),
+    Arp(Box<Arp>),
+    /// IPv4 or IPv6. Behind a pointer, as every stage hands it on.
+    Ip(Box<Packet>),
 }
 
 /// An ARP message (RFC 826).

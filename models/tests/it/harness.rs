@@ -154,9 +154,9 @@ impl Net {
                 }
             }
             Effect::Timer { after, timer } => self.push(self.now + after, Event::Timer(at, timer)),
-            Effect::Deliver { socket, packet } => self.delivered.push((at, socket, packet)),
+            Effect::Deliver { socket, packet } => self.delivered.push((at, socket, *packet)),
             Effect::SocketError { errno, .. } => self.errors.push((self.now, at, errno)),
-            Effect::IcmpReceived { packet } => self.icmp.push((at, packet)),
+            Effect::IcmpReceived { packet } => self.icmp.push((at, *packet)),
         }
     }
 

@@ -182,7 +182,7 @@ impl Router {
         let frame = podwire_models::wire::Frame {
             src: podwire_models::base::Mac::from_hash(1),
             dst: mac,
-            body: podwire_models::wire::Body::Ip(packet),
+            body: podwire_models::wire::Body::Ip(Box::new(packet)),
         };
         let mut cx = Cx {
             now: self.now,
@@ -199,7 +199,7 @@ impl Router {
         let effects = std::mem::take(&mut self.effects);
         let frame = |effect| match effect {
             Effect::Transmit { dev, frame } => match frame.body {
-                podwire_models::wire::Body::Ip(packet) => Some((dev, packet)),
+                podwire_models::wire::Body::Ip(packet) => Some((dev, *packet)),
                 podwire_models::wire::Body::Arp(_) => None,
             },
             _ => None,

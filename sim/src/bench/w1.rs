@@ -96,7 +96,7 @@ impl Flow {
                 message: Message::Opaque,
             }),
         };
-        cx.actions.push(Action::Send(packet));
+        cx.actions.push(Action::Send(packet.into()));
         cx.actions.push(Action::SetTimer {
             after: INTERVAL,
             token: Token::default(),

@@ -106,5 +106,5 @@ fn answer<D: Dice>(waiting: &Waiting, zone: &impl Zone, cx: &mut Ctx<'_, D>) {
     };
     let payload = data(dns.len(), Message::Dns(Arc::new(dns)));
     // CoreDNS answers with Go's net package: no path MTU discovery for answers of its size.
-    cx.act(Action::Send(datagram(*flow, (*at, *seen), 1500, payload)));
+    cx.send(datagram(*flow, (*at, *seen), 1500, payload));
 }

@@ -161,12 +161,7 @@ impl Ping {
         };
         let payload = data(self.settings.len, Message::Opaque);
         let addresses = (local.0, self.remote);
-        cx.act(Action::Send(packet(
-            cx.flow,
-            addresses,
-            Transport::Icmp(echo),
-            payload,
-        )));
+        cx.send(packet(cx.flow, addresses, Transport::Icmp(echo), payload));
     }
 
     fn packet<D: Dice>(&mut self, packet: &Packet, cx: &mut Ctx<'_, D>) {
@@ -418,7 +413,7 @@ impl Traceroute {
         probe.ttl = self.ttl;
         self.timer
             .set(&mut self.timers, self.settings.timeout, cx.actions);
-        cx.act(Action::Send(probe));
+        cx.send(probe);
     }
 
     fn packet<D: Dice>(&mut self, packet: &Packet, cx: &mut Ctx<'_, D>) {
@@ -548,11 +543,11 @@ mod tests {
                     (p.dst, Icmp::Error { kind, about })
                 }
             };
-            cx.act(Action::Send(Packet {
+            cx.send(Packet {
                 id: PacketId(0),
                 payload: Payload::Empty,
                 ..packet(p.flow, (src, p.src), Transport::Icmp(icmp), Payload::Empty)
-            }));
+            });
         }
     }
 

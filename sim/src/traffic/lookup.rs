@@ -358,12 +358,7 @@ impl Lookup {
         for server in servers {
             let payload = data(dns.len(), Message::Dns(Arc::clone(&dns)));
             self.sent += 1;
-            cx.act(Action::Send(datagram(
-                cx.flow,
-                (local, server),
-                1500,
-                payload,
-            )));
+            cx.send(datagram(cx.flow, (local, server), 1500, payload));
         }
     }
 

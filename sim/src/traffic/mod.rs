@@ -61,7 +61,7 @@ pub enum AppEvent {
         errno: Errno,
     },
     /// The kernel delivered a packet to the socket.
-    Packet(Packet),
+    Packet(Box<Packet>),
     /// The kernel reports an error on a socket: an ICMP error, or a neighbour that does not answer.
     Error {
         /// The socket's ends, which tell a server's connections apart.
@@ -115,7 +115,7 @@ pub enum Action {
         remote: End,
     },
     /// Send a packet. Its `id` is zero: whoever sends it numbers it.
-    Send(Packet),
+    Send(Box<Packet>),
     /// A delivered packet went no further.
     Dropped {
         /// Which.
@@ -155,6 +155,10 @@ pub struct Ctx<'a, D> {
 impl<D: Dice> Ctx<'_, D> {
     fn act(&mut self, action: Action) {
         self.actions.push(action);
+    }
+
+    fn send(&mut self, packet: Packet) {
+        self.act(Action::Send(Box::new(packet)));
     }
 
     /// Draws a value that decides nothing: a sequence number, a DNS id.

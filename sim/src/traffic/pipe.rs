@@ -142,7 +142,7 @@ impl<L: Machine, R: Machine, F: FnMut(usize, Side, &Packet) -> Fate> Pipe<L, R, 
                 };
                 self.schedule(Duration::ZERO, Happening::Event(side, opened));
             }
-            Action::Send(packet) => self.send(side, packet),
+            Action::Send(packet) => self.send(side, *packet),
             Action::SetTimer { after, token } => {
                 self.schedule(after, Happening::Timer(side, token));
             }
@@ -165,7 +165,7 @@ impl<L: Machine, R: Machine, F: FnMut(usize, Side, &Packet) -> Fate> Pipe<L, R, 
         };
         match (self.fate)(number, side, &packet) {
             Fate::Pass => {
-                let event = Happening::Event(other, AppEvent::Packet(packet));
+                let event = Happening::Event(other, AppEvent::Packet(packet.into()));
                 self.schedule(self.delay, event);
             }
             Fate::Lose => {}

@@ -144,7 +144,7 @@ impl UdpClient {
         self.attempts += 1;
         self.timeout
             .set(&mut self.timers, self.settings.timeout, cx.actions);
-        cx.act(Action::Send(datagram(cx.flow, ends, mtu, payload)));
+        cx.send(datagram(cx.flow, ends, mtu, payload));
     }
 
     fn retry<D: Dice>(&mut self, cx: &mut Ctx<'_, D>) -> bool {
@@ -285,12 +285,7 @@ impl UdpServer {
         let server = Arc::clone(&self.settings.name);
         let message = Message::Response { server, seen, at };
         let payload = data(self.settings.response_len.max(1), message);
-        cx.act(Action::Send(datagram(
-            flow,
-            (at, seen),
-            self.settings.mtu,
-            payload,
-        )));
+        cx.send(datagram(flow, (at, seen), self.settings.mtu, payload));
     }
 }
 

@@ -198,7 +198,7 @@ impl Netns {
                     Frame {
                         src: mac,
                         dst,
-                        body: Body::Arp(arp),
+                        body: Body::Arp(Box::new(arp)),
                     },
                     cx,
                 );
@@ -216,7 +216,7 @@ impl Netns {
                     Frame {
                         src: mac,
                         dst,
-                        body: Body::Ip(packet),
+                        body: Body::Ip(Box::new(packet)),
                     },
                     cx,
                 );
@@ -246,7 +246,7 @@ impl Netns {
         let frame = Frame {
             src: mac,
             dst: Mac::BROADCAST,
-            body: Body::Arp(arp),
+            body: Body::Arp(Box::new(arp)),
         };
         self.transmit(dev, frame, cx);
     }
@@ -279,7 +279,7 @@ impl Netns {
                         Frame {
                             src: mac,
                             dst,
-                            body: Body::Arp(reply),
+                            body: Body::Arp(Box::new(reply)),
                         },
                         cx,
                     );
@@ -372,7 +372,7 @@ impl Netns {
                     Frame {
                         src: mac,
                         dst: asker,
-                        body: Body::Ip(packet),
+                        body: Body::Ip(Box::new(packet)),
                     },
                     cx,
                 );

@@ -71,7 +71,7 @@ impl Netns {
     pub(super) fn receive_ip<D: Dice, R: Recorder>(&mut self, mut skb: Skb, cx: &mut Cx<'_, D, R>) {
         if skb.packet.fragment.is_some() && self.conntrack.is_some() {
             match self.reassemble(&skb.packet, cx) {
-                Some(whole) => skb.packet = whole,
+                Some(whole) => *skb.packet = whole,
                 None => return,
             }
         }
@@ -256,7 +256,7 @@ impl Netns {
     fn deliver<D: Dice, R: Recorder>(&mut self, mut skb: Skb, cx: &mut Cx<'_, D, R>) {
         if skb.packet.fragment.is_some() {
             match self.reassemble(&skb.packet, cx) {
-                Some(whole) => skb.packet = whole,
+                Some(whole) => *skb.packet = whole,
                 None => return,
             }
         }

@@ -21,7 +21,7 @@ impl Netns {
     /// the packet filter dropped in OUTPUT. A TCP segment dropped there is lost silently.
     pub fn send<D: Dice, R: Recorder>(
         &mut self,
-        packet: Packet,
+        packet: impl Into<Box<Packet>>,
         cx: &mut Cx<'_, D, R>,
     ) -> Result<(), Errno> {
         self.send_skb(Skb::new(packet), cx)

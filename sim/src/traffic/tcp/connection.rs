@@ -16,7 +16,7 @@ use podwire_models::base::{Dice, Errno, Family, Time};
 use podwire_models::wire::{FlowKey, Message, Packet, Payload, Tcp, TcpFlags, Transport, size};
 
 use super::{TcpSettings, TcpState};
-use crate::traffic::{Action, Ctx, End, Timer, Timers, Token, data, packet};
+use crate::traffic::{Ctx, End, Timer, Timers, Token, data, packet};
 
 /// Bytes of TCP options on every segment after the SYN (timestamps).
 const TIMESTAMPS: u32 = 12;
@@ -887,7 +887,7 @@ impl Connection {
         }
         let addresses = (self.local.0, self.remote.0);
         let packet = packet(self.flow, addresses, Transport::Tcp(header), payload);
-        cx.act(Action::Send(packet));
+        cx.send(packet);
     }
 
     fn fail<D: Dice>(&mut self, errno: Errno, progress: &mut Progress, cx: &mut Ctx<'_, D>) {

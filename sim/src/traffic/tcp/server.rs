@@ -174,7 +174,7 @@ impl TcpServer {
         } else if only_syn && self.listening {
             self.syn(packet, &header, key, cx);
         } else {
-            cx.act(Action::Send(refusal(packet, &header)));
+            cx.send(refusal(packet, &header));
         }
     }
 

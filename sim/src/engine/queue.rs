@@ -1,22 +1,33 @@
 //! The event queue: what happens next. Events come out by time, and those of the same moment in the order they
 //! went in, so a run depends on nothing but its inputs.
 //!
-//! A 4-ary heap of 16-byte keys, with the events themselves in a slab that never moves them. Once both have grown
-//! to the depth of a run, nothing is allocated any more. Cancelling empties the slab's entry and leaves the key
-//! behind as a dead one; dead keys are swept out when they outnumber the living.
+//! Keys of 16 bytes wait in three places, and the events themselves in a slab that never moves them. *Near* is a 4-ary
+//! heap with what happens in the present slice of time (2 µs); the *wheel* has an unsorted list for each of the next
+//! slices (2 ms together), and *far* is a heap for all later ones. When near is empty it takes over the next slice that
+//! has something, so a key is sorted among a few neighbours instead of among all. Where events are far apart this is a
+//! plain heap. Once all have grown to the depth of a run, nothing is allocated any more. Cancelling empties the slab's
+//! entry and leaves the key behind as a dead one; dead keys are swept out when they outnumber the living.
 
 use podwire_models::base::Time;
 
 /// Events in the order of (time, order of insertion).
 #[derive(Clone, Debug)]
 pub struct Queue<E> {
-    /// Heap with four children per node. The first key is never dead.
-    heap: Vec<Key>,
+    /// What happens up to the end of slice `slice`. Its first key is never dead, and only an empty queue has none.
+    near: Heap,
+    /// Which slice near has taken over last.
+    slice: u64,
+    /// What happens in the slices after that one, by slice modulo [`SLICES`].
+    wheel: Wheel,
+    /// What was further away than the wheel reaches when it was scheduled.
+    far: Heap,
     slab: Vec<Entry<E>>,
     /// Entries of the slab that no key points at.
     free: Vec<u32>,
-    /// Keys in the heap whose event was cancelled.
+    /// Keys whose event was cancelled.
     dead: usize,
+    /// Keys in all three places.
+    keys: usize,
     next_seq: u32,
     now: Time,
 }
@@ -63,8 +74,18 @@ impl Key {
     const fn slot(self) -> usize {
         self.parts().2 as usize
     }
+
+    /// Which slice of time it belongs to.
+    const fn slice(self) -> u64 {
+        self.at().0 >> SLICE_BITS
+    }
 }
 
+/// A slice of time has 2 to this power nanoseconds.
+const SLICE_BITS: u32 = 11;
+/// Slices of the wheel.
+const SLICES: usize = 1024;
+const WORD: usize = 64;
 const ARITY: usize = 4;
 /// Below this many dead keys sweeping is not worth it.
 const FEW: usize = 64;
@@ -77,24 +98,23 @@ impl<E> Default for Queue<E> {
 
 impl<E> Queue<E> {
     /// Returns an empty queue at the start of the simulation.
-    pub const fn new() -> Self {
-        Self {
-            heap: Vec::new(),
-            slab: Vec::new(),
-            free: Vec::new(),
-            dead: 0,
-            next_seq: 0,
-            now: Time::ZERO,
-        }
+    pub fn new() -> Self {
+        Self::with_capacity(0)
     }
 
     /// Returns an empty queue with room for `depth` events.
     pub fn with_capacity(depth: usize) -> Self {
         Self {
-            heap: Vec::with_capacity(depth),
+            near: Heap::default(),
+            slice: 0,
+            wheel: Wheel::default(),
+            far: Heap::default(),
             slab: Vec::with_capacity(depth),
             free: Vec::with_capacity(depth),
-            ..Self::new()
+            dead: 0,
+            keys: 0,
+            next_seq: 0,
+            now: Time::ZERO,
         }
     }
 
@@ -105,17 +125,17 @@ impl<E> Queue<E> {
 
     /// Returns how many events are waiting.
     pub const fn len(&self) -> usize {
-        self.heap.len() - self.dead
+        self.keys - self.dead
     }
 
     /// Whether nothing is waiting.
     pub const fn is_empty(&self) -> bool {
-        self.heap.is_empty()
+        self.len() == 0
     }
 
     /// Returns when the next event happens.
     pub fn next_at(&self) -> Option<Time> {
-        self.heap.first().map(|key| key.at())
+        self.near.first().map(Key::at)
     }
 
     /// Schedules an event, after all others of that moment.
@@ -134,8 +154,11 @@ impl<E> Queue<E> {
         let slot = self.store(event);
         let key = Key::new(at, self.next_seq, slot);
         self.next_seq += 1;
-        self.heap.push(key);
-        self.sift_up(self.heap.len() - 1);
+        self.keys += 1;
+        self.put(key);
+        if self.near.is_empty() {
+            self.refill();
+        }
         Handle {
             slot,
             generation: self.entry(slot as usize).generation,
@@ -145,14 +168,15 @@ impl<E> Queue<E> {
     /// Takes out the next event and moves the present to its time.
     #[expect(clippy::missing_panics_doc, reason = "the first key is never dead")]
     pub fn pop(&mut self) -> Option<(Time, E)> {
-        let key = self.take_first()?;
+        let key = self.near.pop()?;
+        self.keys -= 1;
         let event = self
             .entry(key.slot())
             .event
             .take()
             .expect("the first key is never dead");
         self.release(key);
-        self.bury();
+        self.settle();
         self.now = key.at();
         Some((self.now, event))
     }
@@ -174,10 +198,10 @@ impl<E> Queue<E> {
         let event = entry.event.take()?;
         entry.generation = entry.generation.wrapping_add(1);
         self.dead += 1;
-        self.bury();
-        if self.dead > FEW && self.dead > self.heap.len() / 2 {
+        if self.dead > FEW && self.dead > self.keys / 2 {
             self.sweep();
         }
+        self.settle();
         Some(event)
     }
 
@@ -208,62 +232,200 @@ impl<E> Queue<E> {
         slot
     }
 
-    /// Gives back the entry of a key that has left the heap.
+    /// Gives back the entry of a key that has left.
     fn release(&mut self, key: Key) {
         let entry = self.entry(key.slot());
         entry.generation = entry.generation.wrapping_add(1);
         self.free.push(key.parts().2);
     }
 
-    /// Removes dead keys from the top.
-    fn bury(&mut self) {
-        while self.dead > 0 {
-            let Some(&first) = self.heap.first() else {
-                return;
-            };
-            if self.entry(first.slot()).event.is_some() {
-                return;
-            }
-            self.take_first();
-            self.release(first);
-            self.dead -= 1;
+    /// Puts a key where it belongs.
+    fn put(&mut self, key: Key) {
+        let slice = key.slice();
+        if slice <= self.slice {
+            self.near.push(key);
+        } else if slice - self.slice < SLICES as u64 {
+            self.wheel.push(key);
+        } else {
+            self.far.push(key);
         }
+    }
+
+    /// Makes the first key of near one that is alive.
+    fn settle(&mut self) {
+        loop {
+            match self.near.first() {
+                None if self.keys > 0 => self.refill(),
+                None => return,
+                Some(_) if self.dead == 0 => return,
+                Some(first) => {
+                    if self.entry(first.slot()).event.is_some() {
+                        return;
+                    }
+                    self.near.pop();
+                    self.release(first);
+                    self.keys -= 1;
+                    self.dead -= 1;
+                }
+            }
+        }
+    }
+
+    /// Lets near take over the next slice that has something; there must be one.
+    fn refill(&mut self) {
+        let far = self.far.first().map(Key::slice);
+        let next = match (self.wheel.next(self.slice), far) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(next), None) | (None, Some(next)) => next,
+            (None, None) => return,
+        };
+        self.slice = next;
+        self.wheel.take(next, &mut self.near);
+        while self.far.first().is_some_and(|key| key.slice() <= next) {
+            self.near.0.extend(self.far.pop());
+        }
+        self.near.heapify();
+    }
+
+    /// Takes out all keys.
+    fn drain(&mut self) -> Vec<Key> {
+        let mut keys = std::mem::take(&mut self.near.0);
+        keys.append(&mut self.far.0);
+        self.wheel.drain(&mut keys);
+        keys
     }
 
     /// Removes all dead keys.
     fn sweep(&mut self) {
-        let mut heap = std::mem::take(&mut self.heap);
-        heap.retain(|key| {
+        let mut keys = self.drain();
+        keys.retain(|key| {
             let alive = self.entry(key.slot()).event.is_some();
             if !alive {
                 self.release(*key);
             }
             alive
         });
-        heap.sort_unstable(); // a sorted list is a heap
-        self.heap = heap;
+        self.keys = keys.len();
         self.dead = 0;
+        for key in keys {
+            self.put(key);
+        }
     }
 
     /// Starts the sequence numbers again from zero, keeping the order.
     fn renumber(&mut self) {
-        self.heap.sort_unstable();
+        let mut keys = self.drain();
+        keys.sort_unstable();
         self.next_seq = 0;
-        for key in &mut self.heap {
+        for key in keys {
             let (at, _, slot) = key.parts();
-            *key = Key::new(at, self.next_seq, slot);
+            self.put(Key::new(at, self.next_seq, slot));
             self.next_seq += 1;
         }
+        self.settle();
+    }
+}
+
+/// Keys by slice of time, unsorted.
+#[derive(Clone, Debug)]
+struct Wheel {
+    slices: Vec<Vec<Key>>,
+    /// A bit for each slice that has something.
+    filled: [u64; SLICES / WORD],
+}
+
+impl Default for Wheel {
+    fn default() -> Self {
+        Self {
+            slices: vec![Vec::new(); SLICES],
+            filled: [0; SLICES / WORD],
+        }
+    }
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a slice's position is taken modulo their number"
+)]
+impl Wheel {
+    const fn position(slice: u64) -> usize {
+        #[expect(clippy::cast_possible_truncation, reason = "less than SLICES")]
+        let position = (slice % SLICES as u64) as usize;
+        position
     }
 
-    fn take_first(&mut self) -> Option<Key> {
-        let last = self.heap.pop()?;
-        let Some(first) = self.heap.first_mut() else {
+    fn push(&mut self, key: Key) {
+        let position = Self::position(key.slice());
+        self.slices[position].push(key);
+        self.filled[position / WORD] |= 1 << (position % WORD);
+    }
+
+    /// Returns the first slice after `slice` that has something.
+    fn next(&self, slice: u64) -> Option<u64> {
+        let start = Self::position(slice + 1);
+        let word = start / WORD;
+        let rest = self.filled[word] & (u64::MAX << (start % WORD));
+        let found = |word: usize, bits: u64| word * WORD + bits.trailing_zeros() as usize;
+        let position = if rest != 0 {
+            found(word, rest)
+        } else {
+            let words = (1..=SLICES / WORD).map(|n| (word + n) % (SLICES / WORD));
+            let (word, bits) = words
+                .map(|word| (word, self.filled[word]))
+                .find(|(_, bits)| *bits != 0)?;
+            found(word, bits)
+        };
+        Some(slice + 1 + ((position + SLICES - start) % SLICES) as u64)
+    }
+
+    /// Moves what a slice has to the end of a heap's keys, which must be made a heap again.
+    fn take(&mut self, slice: u64, into: &mut Heap) {
+        let position = Self::position(slice);
+        into.0.append(&mut self.slices[position]);
+        self.filled[position / WORD] &= !(1 << (position % WORD));
+    }
+
+    fn drain(&mut self, into: &mut Vec<Key>) {
+        for slice in &mut self.slices {
+            into.append(slice);
+        }
+        self.filled.fill(0);
+    }
+}
+
+/// A heap with four children per node.
+#[derive(Clone, Debug, Default)]
+struct Heap(Vec<Key>);
+
+impl Heap {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn first(&self) -> Option<Key> {
+        self.0.first().copied()
+    }
+
+    fn push(&mut self, key: Key) {
+        self.0.push(key);
+        self.sift_up(self.0.len() - 1);
+    }
+
+    fn pop(&mut self) -> Option<Key> {
+        let last = self.0.pop()?;
+        let Some(first) = self.0.first_mut() else {
             return Some(last);
         };
         let first = std::mem::replace(first, last);
-        self.sift_down();
+        self.sift_down(0);
         Some(first)
+    }
+
+    /// Makes the keys, which may be in any order, a heap.
+    fn heapify(&mut self) {
+        for parent in (0..self.0.len().div_ceil(ARITY)).rev() {
+            self.sift_down(parent);
+        }
     }
 
     #[expect(
@@ -271,26 +433,25 @@ impl<E> Queue<E> {
         reason = "a parent's position is smaller than its child's"
     )]
     fn sift_up(&mut self, mut child: usize) {
-        let key = self.heap[child];
+        let key = self.0[child];
         while child > 0 {
             let parent = (child - 1) / ARITY;
-            if self.heap[parent] <= key {
+            if self.0[parent] <= key {
                 break;
             }
-            self.heap[child] = self.heap[parent];
+            self.0[child] = self.0[parent];
             child = parent;
         }
-        self.heap[child] = key;
+        self.0[child] = key;
     }
 
     #[expect(
         clippy::indexing_slicing,
         reason = "positions are compared with the length first"
     )]
-    fn sift_down(&mut self) {
-        let heap = self.heap.as_mut_slice();
-        let key = heap[0];
-        let mut parent = 0;
+    fn sift_down(&mut self, mut parent: usize) {
+        let heap = self.0.as_mut_slice();
+        let key = heap[parent];
         loop {
             let first = parent * ARITY + 1;
             if first >= heap.len() {
@@ -395,7 +556,10 @@ mod tests {
 
     fn anything() -> impl Strategy<Value = Do> {
         prop_oneof![
-            3 => (0..20_u64).prop_map(Do::Push),
+            2 => (0..20_u64).prop_map(Do::Push),
+            // Next to and beyond the ends of slices and of the wheel.
+            1 => (0..5_000_u64).prop_map(Do::Push),
+            1 => (2_000_000..2_200_000_u64).prop_map(Do::Push),
             2 => Just(Do::Pop),
             2 => any::<usize>().prop_map(Do::Cancel),
         ]

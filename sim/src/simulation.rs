@@ -130,6 +130,8 @@ pub struct Simulation<M, D, R> {
     effects: Vec<Effect>,
     work: VecDeque<(NetnsId, Effect)>,
     inbox: VecDeque<(AppId, AppEvent)>,
+    /// Empty; kept for its memory, as `effects` is.
+    actions: Vec<Action>,
     events: u64,
 }
 
@@ -148,6 +150,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             effects: Vec::new(),
             work: VecDeque::new(),
             inbox: VecDeque::new(),
+            actions: Vec::new(),
             events: 0,
         }
     }
@@ -316,8 +319,10 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             next_packet: &mut self.next_packet,
         };
         let result = f(netns, &mut cx);
-        let work = |effect| (id, effect);
-        self.work.extend(self.effects.drain(..).map(work));
+        // Almost always there is one.
+        for effect in self.effects.drain(..) {
+            self.work.push_back((id, effect));
+        }
         Some(result)
     }
 
@@ -402,7 +407,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         let Some(app) = self.apps.get_mut(id.0 as usize) else {
             return;
         };
-        let mut actions = Vec::new();
+        let mut actions = std::mem::take(&mut self.actions);
         let mut cx = Ctx {
             now: self.now,
             flow: app.flow,
@@ -410,9 +415,10 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             actions: &mut actions,
         };
         app.machine.handle(event, &mut cx);
-        for action in actions {
+        for action in actions.drain(..) {
             self.perform(id, action);
         }
+        self.actions = actions;
     }
 
     fn perform(&mut self, id: AppId, action: Action) {
@@ -469,7 +475,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
                     self.queue.cancel(handle);
                 }
             }
-            Action::Done(outcome) => self.done(id, netns, outcome),
+            Action::Done(outcome) => self.done(id, netns, *outcome),
         }
     }
 

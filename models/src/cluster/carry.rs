@@ -1,7 +1,5 @@
 //! A frame crosses a wire: how long it takes, and what may happen to it on the way.
 
-use std::time::Duration;
-
 use super::{Cluster, WireEnd, WireKind};
 use crate::base::{Dice, Purpose, Ratio, Stream, Time};
 use crate::wire::size::{ETHERNET_MIN, ETHERNET_OVERHEAD};
@@ -115,19 +113,16 @@ impl Cluster {
             ));
         }
         let start = lane.busy_until.max(now);
-        let sent = start
-            + lane
-                .bandwidth
-                .map_or(Duration::ZERO, |rate| serialise(frame, rate));
+        let busy = lane.bandwidth.map_or(0, |rate| serialise(frame, rate));
+        let sent = Time(start.0.saturating_add(busy));
         lane.busy_until = sent;
         lane.carried += 1;
         Ok((to, sent + lane.latency))
     }
 }
 
-/// Returns how long a frame occupies a wire of `rate` bits per second, rounded up to a nanosecond.
-fn serialise(frame: &Frame, rate: u64) -> Duration {
+/// Returns for how many nanoseconds a frame occupies a wire of `rate` bits per second, rounded up.
+fn serialise(frame: &Frame, rate: u64) -> u64 {
     let bytes = frame.len().max(ETHERNET_MIN) + ETHERNET_OVERHEAD;
-    let nanos = (u64::from(bytes) * 8 * 1_000_000_000).div_ceil(rate.max(1));
-    Duration::from_nanos(nanos)
+    (u64::from(bytes) * 8 * 1_000_000_000).div_ceil(rate.max(1))
 }

@@ -237,11 +237,11 @@ impl Ping {
         } else {
             ProbeOutcome::timeout(after)
         };
-        cx.act(Action::Done(Outcome::Ping(PingOutcome {
+        cx.done(Outcome::Ping(PingOutcome {
             probe,
             sent: self.seq,
             answers: std::mem::take(&mut self.answers),
-        })));
+        }));
         if let State::Running { local } = state {
             cx.act(Action::Close {
                 l4: L4::Icmp,
@@ -486,9 +486,7 @@ impl Traceroute {
     fn finish<D: Dice>(&mut self, cx: &mut Ctx<'_, D>) {
         let state = std::mem::replace(&mut self.state, State::Finished);
         self.timer.cancel(cx.actions);
-        cx.act(Action::Done(Outcome::Traceroute(std::mem::take(
-            &mut self.hops,
-        ))));
+        cx.done(Outcome::Traceroute(std::mem::take(&mut self.hops)));
         if let State::Running { local } = state {
             cx.act(Action::Close {
                 l4: self.l4(),

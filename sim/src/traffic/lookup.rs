@@ -572,12 +572,12 @@ impl Lookup {
             .candidates
             .get(self.candidate)
             .filter(|_| result.is_ok());
-        cx.act(Action::Done(Outcome::Lookup(LookupOutcome {
+        cx.done(Outcome::Lookup(LookupOutcome {
             name: name.cloned(),
             addresses: result.map_err(|miss| miss.failure(self.settings.flavour)),
             queries: self.sent,
             after: cx.now.since(self.started),
-        })));
+        }));
     }
 }
 

@@ -136,7 +136,7 @@ pub enum Action {
         token: Token,
     },
     /// The result is known; the machine may still close its connection.
-    Done(Outcome),
+    Done(Box<Outcome>),
 }
 
 /// What a machine may use while it handles one event.
@@ -155,6 +155,10 @@ pub struct Ctx<'a, D> {
 impl<D: Dice> Ctx<'_, D> {
     fn act(&mut self, action: Action) {
         self.actions.push(action);
+    }
+
+    fn done(&mut self, outcome: Outcome) {
+        self.act(Action::Done(Box::new(outcome)));
     }
 
     fn send(&mut self, packet: Packet) {

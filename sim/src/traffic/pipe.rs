@@ -149,7 +149,7 @@ impl<L: Machine, R: Machine, F: FnMut(usize, Side, &Packet) -> Fate> Pipe<L, R, 
             Action::CancelTimer { token } => {
                 self.cancelled.insert((side, token));
             }
-            Action::Done(outcome) => self.done.push((self.now, outcome)),
+            Action::Done(outcome) => self.done.push((self.now, *outcome)),
             Action::Close { .. } => self.closed += 1,
             Action::Dropped { .. } => self.dropped += 1,
             Action::Accept { .. } => {}

@@ -176,7 +176,7 @@ impl Probe {
         let mut done = None;
         for action in actions {
             match action {
-                Action::Done(outcome) => done = Some(outcome),
+                Action::Done(outcome) => done = Some(*outcome),
                 Action::Open { .. }
                 | Action::Accept { .. }
                 | Action::Close { .. }
@@ -188,7 +188,7 @@ impl Probe {
         }
         match done {
             Some(Outcome::Lookup(outcome)) => {
-                cx.act(Action::Done(Outcome::Lookup(outcome.clone())));
+                cx.done(Outcome::Lookup(outcome.clone()));
                 match outcome.addresses {
                     Ok(addresses) => {
                         self.rest = addresses;
@@ -198,7 +198,7 @@ impl Probe {
                     Err(failure) => {
                         let after = cx.now.since(self.started);
                         let outcome = ProbeOutcome::dns_failure(failure.code, after);
-                        cx.act(Action::Done(Outcome::Probe(outcome)));
+                        cx.done(Outcome::Probe(outcome));
                     }
                 }
             }
@@ -221,7 +221,7 @@ impl Probe {
         }
         let after = cx.now.since(self.started);
         let outcome = ProbeOutcome { after, ..outcome };
-        cx.act(Action::Done(Outcome::Probe(outcome)));
+        cx.done(Outcome::Probe(outcome));
     }
 }
 

@@ -183,7 +183,7 @@ impl UdpClient {
             return;
         }
         self.timeout.cancel(cx.actions);
-        cx.act(Action::Done(Outcome::Probe(outcome)));
+        cx.done(Outcome::Probe(outcome));
         if let State::Waiting { local, .. } = state {
             cx.act(Action::Close {
                 l4: L4::Udp,

@@ -2,13 +2,14 @@
 //! (`ipt_do_table`, `xt_*.c`, `nf_nat_inet_fn`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::chain::{
     AddrType, Chain, ChainPolicy, ConnmarkOp, CtStates, Hook, MarkMask, Match, NatRange, Not,
     PortEnd, PortRange, Probability, RejectWith, Rule, Table, Target,
 };
-use super::{Live, NfVerdict, Rules, save};
-use crate::base::{Dice, Family, Purpose, Ratio, Stream, hash};
+use super::{Live, NfVerdict, Rules, TableIndex, save};
+use crate::base::{Dice, Family, FxIndexMap, Purpose, Ratio, Stream, hash};
 use crate::kernel::conntrack::nat::NULL_BINDING;
 use crate::kernel::conntrack::{Conntrack, CtInfo, Entry, Tracked};
 use crate::kernel::{Cx, Netns, Skb};
@@ -33,6 +34,14 @@ pub(super) struct Walk<'w, 'c, D, R> {
     pub skb: &'w mut Skb,
     /// The world outside.
     pub cx: &'w mut Cx<'c, D, R>,
+}
+
+/// The table a packet goes through, with what was looked up in it beforehand.
+#[derive(Clone, Copy)]
+struct Within<'w> {
+    table: Table,
+    chains: &'w FxIndexMap<Arc<str>, Chain>,
+    index: &'w TableIndex,
 }
 
 /// How the way through a chain ends.
@@ -146,15 +155,24 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
 
     /// Goes through the built-in chain of a table; returns whether the packet may be tracked.
     fn table(&mut self, table: Table) -> Result<bool, Ending> {
-        let index = self.rules.index.get(table as usize);
+        let rules = self.rules;
+        let index = rules.index.get(table as usize);
         let start = index.and_then(|index| index.hooks.get(self.hook as usize).copied().flatten());
         let Some(start) = start else {
             return Ok(true);
         };
-        let Some((name, chain)) = self.chain_at(table, start) else {
+        let (Some(chains), Some(index)) = (rules.source.tables.get(&table), index) else {
             return Ok(true);
         };
-        match self.chain(table, start) {
+        let within = Within {
+            table,
+            chains: &chains.chains,
+            index,
+        };
+        let Some((name, chain)) = within.chains.get_index(start as usize) else {
+            return Ok(true);
+        };
+        match self.chain(within, start) {
             Flow::Accept => Ok(true),
             Flow::Untracked => Ok(false),
             Flow::End(ending) => Err(ending),
@@ -169,28 +187,13 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         }
     }
 
-    fn chain_at(&self, table: Table, n: u32) -> Option<(&'w str, &'w Chain)> {
-        let rules = self.rules;
-        let (name, chain) = rules
-            .source
-            .tables
-            .get(&table)?
-            .chains
-            .get_index(n as usize)?;
-        Some((name, chain))
-    }
-
     /// Goes through one chain.
-    fn chain(&mut self, table: Table, n: u32) -> Flow {
-        let rules = self.rules;
-        let found = rules.source.tables.get(&table);
-        let Some((name, chain)) = found.and_then(|t| t.chains.get_index(n as usize)) else {
+    fn chain(&mut self, within: Within<'w>, n: u32) -> Flow {
+        let table = within.table;
+        let Some((name, chain)) = within.chains.get_index(n as usize) else {
             return Flow::Back;
         };
-        let jumps = rules
-            .index
-            .get(table as usize)
-            .and_then(|i| i.jumps.get(n as usize));
+        let jumps = within.index.jumps.get(n as usize);
         let mut examined = 0_u32;
         let mut flow = Flow::Back;
         for (position, rule) in (0_u32..).zip(&chain.rules) {
@@ -199,13 +202,13 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 continue;
             }
             if let Some(counters) = &mut self.live.counters {
-                let key = (rules.family, table, n, position);
+                let key = (self.rules.family, table, n, position);
                 *counters.entry(key).or_insert(0) += 1;
             }
             let Some(target) = &rule.target else { continue };
             self.matched(table, name, rule, target);
             let jump = jumps.and_then(|j| j.get(position as usize)).copied();
-            match self.target(table, name, rule, target, jump) {
+            match self.target(within, name, rule, target, jump) {
                 Some(Flow::Back) if matches!(target, Target::Jump(_)) => {}
                 Some(end) => {
                     flow = end;
@@ -245,7 +248,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     /// Does what a rule says. `None` goes on with the next rule.
     fn target(
         &mut self,
-        table: Table,
+        within: Within<'w>,
         chain: &str,
         rule: &Rule,
         target: &Target,
@@ -264,7 +267,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 by: by(),
             })),
             Target::Return => Some(Flow::Back),
-            Target::Jump(_) | Target::Goto(_) => jump.map(|to| self.chain(table, to)),
+            Target::Jump(_) | Target::Goto(_) => jump.map(|to| self.chain(within, to)),
             Target::Mark(mark) => {
                 self.skb.mark = set_xmark(self.skb.mark, *mark);
                 None
@@ -698,7 +701,7 @@ fn holds<T>(wanted: Option<Not<T>>, test: impl FnOnce(T) -> bool) -> bool {
     wanted.is_none_or(|wanted| test(wanted.value) != wanted.negated)
 }
 
-fn by_ref(name: &Not<std::sync::Arc<str>>) -> Not<&str> {
+fn by_ref(name: &Not<Arc<str>>) -> Not<&str> {
     Not {
         negated: name.negated,
         value: &name.value,

@@ -283,7 +283,7 @@ impl TcpClient {
     fn done<D: Dice>(&mut self, outcome: ProbeOutcome, cx: &mut Ctx<'_, D>) {
         self.deadline.cancel(cx.actions);
         self.pause.cancel(cx.actions);
-        cx.act(Action::Done(Outcome::Probe(outcome)));
+        cx.done(Outcome::Probe(outcome));
     }
 
     /// Sends an acknowledgement that is due, and frees the socket of a connection that has ended.

@@ -378,7 +378,10 @@ fn rst_after_the_handshake_is_a_reset() {
         }
     }
     let done = cx.actions.iter().find_map(|a| match a {
-        crate::traffic::Action::Done(Outcome::Probe(probe)) => Some(probe.errno),
+        crate::traffic::Action::Done(outcome) => match &**outcome {
+            Outcome::Probe(probe) => Some(probe.errno),
+            _ => None,
+        },
         _ => None,
     });
     assert_eq!(done, Some(Some(Errno::ECONNRESET)));

@@ -10,7 +10,7 @@ use super::Netns;
 use super::bridge::{Bridge, FdbEntry};
 use super::config::{Change, ConfigError, NewLink, NewLinkKind, NewRoute, RouteKind};
 use super::link::{Device, DeviceKind, DeviceStats, IfAddr, PortFlags, Scope, VxlanDevice};
-use super::neighbour::NeighbourTable;
+use super::neighbour::{NeighbourKey, NeighbourTable};
 use super::path::IcmpState;
 use super::route::{Fib, Route};
 use super::socket::Sockets;
@@ -116,7 +116,10 @@ impl Netns {
             }
             Change::DeleteNeighbour { dev, addr } => {
                 let dev = self.index_of(dev)?;
-                let gone = self.neighbours.entries.shift_remove(&(dev, *addr));
+                let gone = self
+                    .neighbours
+                    .entries
+                    .shift_remove(&NeighbourKey(dev, *addr));
                 gone.map(|_| ())
                     .ok_or_else(|| ConfigError::Missing(format!("neighbour {addr}")))
             }
@@ -263,7 +266,9 @@ impl Netns {
         }
         self.dev_names.shift_remove(dev);
         self.fib.retain(|route| route.dev != Some(index));
-        self.neighbours.entries.retain(|(on, _), _| *on != index);
+        self.neighbours
+            .entries
+            .retain(|NeighbourKey(on, _), _| *on != index);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! time (15–45 s; 30 s here), garbage collection by table size, confirmation by upper layers (a stale entry in use
 //! is confirmed by a unicast probe after five seconds even where TCP progress would have done).
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -24,9 +25,28 @@ pub const DELAY_FIRST_PROBE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub struct NeighbourTable {
     /// Entries.
-    pub entries: FxIndexMap<(DevIndex, IpAddr), Neighbour>,
+    pub entries: FxIndexMap<NeighbourKey, Neighbour>,
     /// Number of the latest resolution attempt.
     pub generation: u32,
+}
+
+/// What an entry is found by: the device, and the address on its link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NeighbourKey(pub DevIndex, pub IpAddr);
+
+impl Hash for NeighbourKey {
+    /// In as few words as hold all of it: every packet that leaves is looked up by this.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self.1 {
+            IpAddr::V4(addr) => {
+                state.write_u64(u64::from(self.0.0) << 32 | u64::from(addr.to_bits()));
+            }
+            IpAddr::V6(addr) => {
+                state.write_u32(self.0.0);
+                state.write_u128(addr.to_bits());
+            }
+        }
+    }
 }
 
 /// A neighbour entry.
@@ -109,7 +129,7 @@ impl NeighbourTable {
     /// Returns the hardware address of a next hop, if it is known.
     pub fn mac(&self, dev: DevIndex, addr: IpAddr) -> Option<Mac> {
         self.entries
-            .get(&(dev, addr))
+            .get(&NeighbourKey(dev, addr))
             .and_then(|entry| entry.state.mac())
     }
 
@@ -129,14 +149,14 @@ impl NeighbourTable {
             )
         };
         self.entries
-            .retain(|(on, _), entry| *on != dev || stays(&entry.state));
+            .retain(|NeighbourKey(on, _), entry| *on != dev || stays(&entry.state));
     }
 
     /// Sets an entry by hand.
     pub fn set_permanent(&mut self, dev: DevIndex, addr: IpAddr, mac: Mac, origin: OriginId) {
         let state = NeighbourState::Permanent { mac };
         self.entries.insert(
-            (dev, addr),
+            NeighbourKey(dev, addr),
             Neighbour {
                 state,
                 generation: 0,
@@ -162,7 +182,7 @@ impl NeighbourTable {
         } else {
             NeighbourState::Stale { mac }
         };
-        let key = (dev, addr);
+        let key = NeighbourKey(dev, addr);
         let Some(entry) = self.entries.get_mut(&key) else {
             let entry = Neighbour {
                 state: learned,

@@ -46,57 +46,69 @@ pub struct Route {
 /// One table of one family: routes by prefix length, longest first, then by network.
 #[derive(Clone, Debug, Default)]
 struct Prefixes {
-    by_len: Vec<(u8, FxIndexMap<u128, Vec<Route>>)>,
+    by_len: Vec<Length>,
+}
+
+/// The routes whose prefixes have one length.
+#[derive(Clone, Debug)]
+struct Length {
+    len: u8,
+    /// The bits of the network.
+    mask: u128,
+    networks: FxIndexMap<u128, Vec<Route>>,
 }
 
 impl Prefixes {
     fn lookup(&self, dst: IpAddr) -> Option<&Route> {
         let bits = to_bits(dst);
-        let width = Family::of(dst).bits();
-        self.by_len.iter().find_map(|(len, networks)| {
-            networks
-                .get(&masked(bits, width, *len))
-                .and_then(|routes| routes.first())
+        self.by_len.iter().find_map(|of| {
+            let routes = of.networks.get(&(bits & of.mask));
+            routes.and_then(|routes| routes.first())
         })
     }
 
     fn at(&mut self, dst: IpNet) -> &mut Vec<Route> {
         let len = dst.prefix_len();
-        let position = match self.by_len.binary_search_by(|(l, _)| len.cmp(l)) {
+        let position = match self.by_len.binary_search_by(|of| len.cmp(&of.len)) {
             Ok(position) => position,
             Err(position) => {
-                self.by_len.insert(position, (len, FxIndexMap::default()));
+                let of = Length {
+                    len,
+                    mask: mask(Family::of_net(dst).bits(), len),
+                    networks: FxIndexMap::default(),
+                };
+                self.by_len.insert(position, of);
                 position
             }
         };
-        let (_, networks) = self
+        let of = self
             .by_len
             .get_mut(position)
             .expect("found or inserted just now");
-        networks.entry(to_bits(dst.network())).or_default()
+        of.networks.entry(to_bits(dst.network())).or_default()
     }
 
     fn retain(&mut self, keep: impl Fn(&Route) -> bool) {
-        for (_, networks) in &mut self.by_len {
-            networks.retain(|_, routes| {
+        for of in &mut self.by_len {
+            of.networks.retain(|_, routes| {
                 routes.retain(&keep);
                 !routes.is_empty()
             });
         }
-        self.by_len.retain(|(_, networks)| !networks.is_empty());
+        self.by_len.retain(|of| !of.networks.is_empty());
     }
 
     fn iter(&self) -> impl Iterator<Item = &Route> {
         self.by_len
             .iter()
-            .flat_map(|(_, networks)| networks.values().flatten())
+            .flat_map(|of| of.networks.values().flatten())
     }
 }
 
-/// Clears all but the first `len` of `width` bits.
-const fn masked(bits: u128, width: u8, len: u8) -> u128 {
+/// Returns the first `len` of `width` bits.
+const fn mask(width: u8, len: u8) -> u128 {
     let host = (width - len) as u32;
-    if host >= 128 { 0 } else { bits >> host << host }
+    if host >= 128 { 0 } else { u128::MAX << host }
 }
 
 /// The routing tables.

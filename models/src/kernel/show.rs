@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::Netns;
 use super::link::{Device, DeviceKind, IfAddr, Scope};
-use super::neighbour::NeighbourState;
+use super::neighbour::{NeighbourKey, NeighbourState};
 use crate::base::{Family, Mac, Time};
 
 impl Netns {
@@ -50,7 +50,7 @@ impl Netns {
     /// Returns what `ip neigh` prints at the moment `now`.
     pub fn show_neigh(&self, now: Time) -> String {
         let mut text = String::new();
-        for ((dev, addr), entry) in &self.neighbours.entries {
+        for (NeighbourKey(dev, addr), entry) in &self.neighbours.entries {
             text += &addr.to_string();
             if let Some(device) = self.device(*dev) {
                 text = text + " dev " + &device.name;

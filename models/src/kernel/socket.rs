@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::base::{Errno, FxIndexMap};
-use crate::wire::L4;
+use crate::wire::{FiveTuple, L4};
 
 /// Identifies a socket of one namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,8 +24,8 @@ pub struct Sockets {
     next: u32,
     /// Bound, unconnected sockets: (protocol, port) to those bound there, most specific address first.
     listeners: FxIndexMap<(L4, u16), Bound>,
-    /// Connected sockets by (protocol, local, remote).
-    connected: FxIndexMap<(L4, End, End), SocketId>,
+    /// Connected sockets by the flow they send.
+    connected: FxIndexMap<FiveTuple, SocketId>,
 }
 
 /// What a lookup finds for an arriving packet.
@@ -64,12 +64,12 @@ impl Sockets {
     /// # Errors
     /// EADDRNOTAVAIL if the same connection exists.
     pub fn connect(&mut self, l4: L4, local: End, remote: End) -> Result<SocketId, Errno> {
-        if self.connected.contains_key(&(l4, local, remote)) {
+        if self.connected.contains_key(&flow(l4, local, remote)) {
             return Err(Errno::EADDRNOTAVAIL);
         }
         let id = SocketId(self.next);
         self.next += 1;
-        self.connected.insert((l4, local, remote), id);
+        self.connected.insert(flow(l4, local, remote), id);
         Ok(id)
     }
 
@@ -84,12 +84,12 @@ impl Sockets {
 
     /// Closes the connected socket with these ends.
     pub fn disconnect(&mut self, l4: L4, local: End, remote: End) {
-        self.connected.swap_remove(&(l4, local, remote));
+        self.connected.swap_remove(&flow(l4, local, remote));
     }
 
     /// Returns who gets a packet for `local` from `remote`.
     pub fn lookup(&self, l4: L4, local: End, remote: End) -> Found {
-        if let Some(id) = self.connected.get(&(l4, local, remote)) {
+        if let Some(id) = self.connected.get(&flow(l4, local, remote)) {
             return Found::Socket(*id);
         }
         let bound = self
@@ -108,19 +108,19 @@ impl Sockets {
 
     /// Returns the connected socket of an outgoing packet's ends, for errors that concern it.
     pub fn connected(&self, l4: L4, local: End, remote: End) -> Option<SocketId> {
-        self.connected.get(&(l4, local, remote)).copied()
+        self.connected.get(&flow(l4, local, remote)).copied()
     }
 
     /// Returns whether any connection has this local end, whoever is at the other.
     pub fn uses_local(&self, l4: L4, local: End) -> bool {
         self.connected
             .keys()
-            .any(|(proto, end, _)| *proto == l4 && *end == local)
+            .any(|flow| flow.l4 == l4 && (flow.src, flow.sport) == local)
     }
 
     /// Returns whether a local port is used by any connection to `remote` or by a listener.
     pub fn port_taken(&self, l4: L4, local: End, remote: End) -> bool {
-        self.connected.contains_key(&(l4, local, remote))
+        self.connected.contains_key(&flow(l4, local, remote))
             || self.listeners.contains_key(&(l4, local.1))
     }
 
@@ -129,6 +129,18 @@ impl Sockets {
         self.listeners
             .iter()
             .flat_map(|(&(l4, port), bound)| bound.iter().map(move |(addr, _)| (l4, *addr, port)))
+    }
+}
+
+/// The flow that the socket with these ends sends.
+const fn flow(l4: L4, local: End, remote: End) -> FiveTuple {
+    FiveTuple {
+        l4,
+        src: local.0,
+        sport: local.1,
+        dst: remote.0,
+        dport: remote.1,
+        request: false,
     }
 }
 

@@ -2,8 +2,8 @@
 //! went in, so a run depends on nothing but its inputs.
 //!
 //! Keys of 16 bytes wait in three places, and the events themselves in a slab that never moves them. *Near* is a 4-ary
-//! heap with what happens in the present slice of time (2 µs); the *wheel* has an unsorted list for each of the next
-//! slices (2 ms together), and *far* is a heap for all later ones. When near is empty it takes over the next slice that
+//! heap with what happens in the present slice of time (half a microsecond); the *wheel* has an unsorted list for each
+//! of the next slices (half a millisecond together), and *far* is a heap for all later ones. When near is empty it takes over the next slice that
 //! has something, so a key is sorted among a few neighbours instead of among all. Where events are far apart this is a
 //! plain heap. Once all have grown to the depth of a run, nothing is allocated any more. Cancelling empties the slab's
 //! entry and leaves the key behind as a dead one; dead keys are swept out when they outnumber the living.
@@ -82,7 +82,7 @@ impl Key {
 }
 
 /// A slice of time has 2 to this power nanoseconds.
-const SLICE_BITS: u32 = 11;
+const SLICE_BITS: u32 = 9;
 /// Slices of the wheel.
 const SLICES: usize = 1024;
 const WORD: usize = 64;

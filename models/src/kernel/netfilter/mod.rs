@@ -72,12 +72,37 @@ pub struct Rules {
 struct TableIndex {
     /// The built-in chain of each hook, unless it is empty and accepts.
     hooks: [Option<u32>; 5],
-    /// For each rule of each chain: the chain it jumps to.
-    jumps: Vec<Vec<u32>>,
+    /// For each rule of each chain, what is known of it beforehand.
+    rules: Vec<Vec<Known>>,
 }
 
-/// Marks a rule that does not jump.
-const NO_JUMP: u32 = u32::MAX;
+/// What can be said of a rule without a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    /// Position of the chain it jumps to; [`Known::NO_JUMP`] if it does not.
+    jump: u32,
+    /// Whether it has conditions on addresses, interfaces or the protocol.
+    header: bool,
+    /// Whether it has match extensions that can fail.
+    extensions: bool,
+}
+
+impl Known {
+    const NO_JUMP: u32 = u32::MAX;
+
+    fn of(table: &TableRules, rule: &Rule) -> Result<Self, ConfigError> {
+        let always = |m: &Match| matches!(m, Match::Comment(_) | Match::Nfacct(_));
+        Ok(Self {
+            jump: jump_of(table, rule)?,
+            header: rule.source.is_some()
+                || rule.destination.is_some()
+                || rule.in_interface.is_some()
+                || rule.out_interface.is_some()
+                || rule.protocol.is_some(),
+            extensions: !rule.matches.iter().all(always),
+        })
+    }
+}
 
 impl Hook {
     /// Every hook.
@@ -225,12 +250,12 @@ impl Rules {
         };
         let mut index = TableIndex::default();
         for chain in rules.chains.values() {
-            let jumps: Result<Vec<u32>, ConfigError> = chain
+            let known: Result<Vec<Known>, ConfigError> = chain
                 .rules
                 .iter()
-                .map(|rule| jump_of(rules, rule))
+                .map(|rule| Known::of(rules, rule))
                 .collect();
-            index.jumps.push(jumps?);
+            index.rules.push(known?);
         }
         if let Some(place) = self.index.get_mut(table as usize) {
             *place = index;
@@ -288,7 +313,7 @@ fn jump_of(table: &TableRules, rule: &Rule) -> Result<u32, ConfigError> {
             | Target::Log { .. }
             | Target::Tcpmss(_),
         )
-        | None => Ok(NO_JUMP),
+        | None => Ok(Known::NO_JUMP),
     }
 }
 
@@ -430,7 +455,7 @@ impl Netns {
                 (None, None) => {
                     chains.insert(Arc::clone(name), Chain::default());
                     if let Some(index) = rules.index.get_mut(table as usize) {
-                        index.jumps.push(Vec::new());
+                        index.rules.push(Vec::new());
                     }
                 }
             }
@@ -455,7 +480,7 @@ impl Netns {
             rules.use_table(table);
             let needs = rule.needs_conntrack();
             let all = rules.source.tables.entry(table).or_default();
-            let jump = jump_of(all, &rule)?;
+            let known = Known::of(all, &rule)?;
             let Some((n, _, chain)) = all.chains.get_full_mut(name) else {
                 return Err(ConfigError::NoChain(Arc::clone(name)));
             };
@@ -467,8 +492,8 @@ impl Netns {
             }
             chain.rules.insert(at, rule);
             let index = rules.index.get_mut(table as usize);
-            if let Some(jumps) = index.and_then(|index| index.jumps.get_mut(n)) {
-                jumps.insert(at, jump);
+            if let Some(rules) = index.and_then(|index| index.rules.get_mut(n)) {
+                rules.insert(at, known);
             }
             rules.index_hooks(table);
             rules.needs_conntrack |= needs;

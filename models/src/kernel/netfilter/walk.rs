@@ -8,7 +8,7 @@ use super::chain::{
     AddrType, Chain, ChainPolicy, ConnmarkOp, CtStates, Hook, MarkMask, Match, NatRange, Not,
     PortEnd, PortRange, Probability, RejectWith, Rule, Table, Target,
 };
-use super::{Live, NfVerdict, Rules, TableIndex, save};
+use super::{Known, Live, NfVerdict, Rules, TableIndex, save};
 use crate::base::{Dice, Family, FxIndexMap, Purpose, Ratio, Stream, hash};
 use crate::kernel::conntrack::nat::NULL_BINDING;
 use crate::kernel::conntrack::{Conntrack, CtInfo, Entry, Tracked};
@@ -193,12 +193,18 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         let Some((name, chain)) = within.chains.get_index(n as usize) else {
             return Flow::Back;
         };
-        let jumps = within.index.jumps.get(n as usize);
+        if chain.rules.is_empty() && !R::ENABLED {
+            return Flow::Back;
+        }
+        let Some(known) = within.index.rules.get(n as usize) else {
+            return Flow::Back;
+        };
         let mut examined = 0_u32;
         let mut flow = Flow::Back;
-        for (position, rule) in (0_u32..).zip(&chain.rules) {
+        for (rule, known) in chain.rules.iter().zip(known) {
+            let position = examined;
             examined += 1;
-            if !self.matches(rule) {
+            if !self.matches(rule, *known) {
                 continue;
             }
             if let Some(counters) = &mut self.live.counters {
@@ -207,8 +213,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             }
             let Some(target) = &rule.target else { continue };
             self.matched(table, name, rule, target);
-            let jump = jumps.and_then(|j| j.get(position as usize)).copied();
-            match self.target(within, name, rule, target, jump) {
+            match self.target(within, name, rule, target, known.jump) {
                 Some(Flow::Back) if matches!(target, Target::Jump(_)) => {}
                 Some(end) => {
                     flow = end;
@@ -252,7 +257,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         chain: &str,
         rule: &Rule,
         target: &Target,
-        jump: Option<u32>,
+        jump: u32,
     ) -> Option<Flow> {
         let family = self.rules.family;
         let by = || R::ENABLED.then(|| decider(chain, rule, family));
@@ -267,7 +272,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 by: by(),
             })),
             Target::Return => Some(Flow::Back),
-            Target::Jump(_) | Target::Goto(_) => jump.map(|to| self.chain(within, to)),
+            Target::Jump(_) | Target::Goto(_) => Some(self.chain(within, jump)),
             Target::Mark(mark) => {
                 self.skb.mark = set_xmark(self.skb.mark, *mark);
                 None
@@ -515,7 +520,13 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     // ---- matches ----
 
     /// Whether all conditions of a rule hold.
-    fn matches(&mut self, rule: &Rule) -> bool {
+    fn matches(&mut self, rule: &Rule, known: Known) -> bool {
+        (!known.header || self.header(rule))
+            && (!known.extensions || rule.matches.iter().all(|m| self.extension(m)))
+    }
+
+    /// Whether the conditions on addresses, interfaces and the protocol hold.
+    fn header(&self, rule: &Rule) -> bool {
         let packet = &self.skb.packet;
         holds(rule.source, |net| net.contains(&packet.src))
             && holds(rule.destination, |net| net.contains(&packet.dst))
@@ -526,7 +537,6 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 self.is_device(self.skb.out_dev, name)
             })
             && holds(rule.protocol, |l4| l4 == l4_of(packet.transport))
-            && rule.matches.iter().all(|m| self.extension(m))
     }
 
     fn is_device(&self, dev: Option<DevIndex>, pattern: &str) -> bool {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::super::neighbour::{
-    DELAY_FIRST_PROBE, Neighbour, NeighbourState, PROBES, REACHABLE, RETRANS,
+    DELAY_FIRST_PROBE, Neighbour, NeighbourKey, NeighbourState, PROBES, REACHABLE, RETRANS,
 };
 use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
 use crate::base::{Dice, Mac, OriginId};
@@ -24,7 +24,11 @@ impl Netns {
     ) -> Option<(Skb, Mac)> {
         let now = cx.now;
         let mut confirm = None;
-        let known = match self.neighbours.entries.get_mut(&(dev, next_hop)) {
+        let known = match self
+            .neighbours
+            .entries
+            .get_mut(&NeighbourKey(dev, next_hop))
+        {
             Some(entry) => match &mut entry.state {
                 NeighbourState::Permanent { mac } | NeighbourState::Probe { mac, .. } => Some(*mac),
                 NeighbourState::Reachable { mac, until } if *until >= now => Some(*mac),
@@ -60,7 +64,9 @@ impl Netns {
             generation,
             origin: OriginId::NONE,
         };
-        self.neighbours.entries.insert((dev, next_hop), entry);
+        self.neighbours
+            .entries
+            .insert(NeighbourKey(dev, next_hop), entry);
         Self::timer_in(RETRANS, dev, next_hop, generation, cx);
         self.solicit(dev, next_hop, None, Some(source), cx);
         None
@@ -90,7 +96,7 @@ impl Netns {
         cx: &mut Cx<'_, D, R>,
     ) {
         let generation = self.neighbours.next_generation();
-        if let Some(entry) = self.neighbours.entries.get_mut(&(dev, addr)) {
+        if let Some(entry) = self.neighbours.entries.get_mut(&NeighbourKey(dev, addr)) {
             entry.state = NeighbourState::Probe { mac, probes: 0 };
             entry.generation = generation;
         }
@@ -105,7 +111,7 @@ impl Netns {
         generation: u32,
         cx: &mut Cx<'_, D, R>,
     ) {
-        let Some(entry) = self.neighbours.entries.get_mut(&(dev, addr)) else {
+        let Some(entry) = self.neighbours.entries.get_mut(&NeighbourKey(dev, addr)) else {
             return;
         };
         if entry.generation != generation {
@@ -283,7 +289,11 @@ impl Netns {
                         },
                         cx,
                     );
-                } else if self.neighbours.entries.contains_key(&(dev, arp.sender_ip)) {
+                } else if self
+                    .neighbours
+                    .entries
+                    .contains_key(&NeighbourKey(dev, arp.sender_ip))
+                {
                     self.learn(dev, arp.sender_ip, arp.sender_mac, false, cx);
                 }
             }
@@ -316,7 +326,10 @@ impl Netns {
         if addr.is_unspecified() {
             return;
         }
-        let known = self.neighbours.entries.contains_key(&(dev, addr));
+        let known = self
+            .neighbours
+            .entries
+            .contains_key(&NeighbourKey(dev, addr));
         if solicited && !known {
             return;
         }

@@ -271,6 +271,7 @@ fn program_nodes(
     }
     for family in Family::ALL {
         let view = ServiceView::new(objects.services.values(), slices, family);
+        let mut before = None;
         for (name, machine) in &machines.nodes {
             let Some(node) = objects.nodes.get(name) else {
                 continue;
@@ -293,6 +294,8 @@ fn program_nodes(
                     origin: OriginId::NONE,
                 });
             }
+            // Most nodes have the same rules: once in memory is enough.
+            before = netns.share_same_rules(before.as_ref(), family).or(before);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 use ipnet::IpNet;
 
@@ -43,72 +44,121 @@ pub struct Route {
     pub origin: OriginId,
 }
 
-/// One table of one family: routes by prefix length, longest first, then by network.
+/// One table of one family. A look-up is a binary search among the ranges of addresses that have the same route; they
+/// are worked out when first asked for after a change.
 #[derive(Clone, Debug, Default)]
 struct Prefixes {
-    by_len: Vec<Length>,
-}
-
-/// The routes whose prefixes have one length.
-#[derive(Clone, Debug)]
-struct Length {
-    len: u8,
-    /// The bits of the network.
-    mask: u128,
-    networks: FxIndexMap<u128, Vec<Route>>,
+    /// Routes by prefix length and network, lowest metric first.
+    networks: FxIndexMap<(u8, u128), Vec<Route>>,
+    ranges: OnceLock<Ranges>,
 }
 
 impl Prefixes {
     fn lookup(&self, dst: IpAddr) -> Option<&Route> {
-        let bits = to_bits(dst);
-        self.by_len.iter().find_map(|of| {
-            let routes = of.networks.get(&(bits & of.mask));
-            routes.and_then(|routes| routes.first())
-        })
+        let ranges = self.ranges.get_or_init(|| Ranges::of(&self.networks));
+        let (_, routes) = self.networks.get_index(ranges.find(dst)? as usize)?;
+        routes.first()
     }
 
     fn at(&mut self, dst: IpNet) -> &mut Vec<Route> {
-        let len = dst.prefix_len();
-        let position = match self.by_len.binary_search_by(|of| len.cmp(&of.len)) {
-            Ok(position) => position,
-            Err(position) => {
-                let of = Length {
-                    len,
-                    mask: mask(Family::of_net(dst).bits(), len),
-                    networks: FxIndexMap::default(),
-                };
-                self.by_len.insert(position, of);
-                position
-            }
-        };
-        let of = self
-            .by_len
-            .get_mut(position)
-            .expect("found or inserted just now");
-        of.networks.entry(to_bits(dst.network())).or_default()
+        self.ranges.take();
+        let key = (dst.prefix_len(), to_bits(dst.network()));
+        self.networks.entry(key).or_default()
     }
 
     fn retain(&mut self, keep: impl Fn(&Route) -> bool) {
-        for of in &mut self.by_len {
-            of.networks.retain(|_, routes| {
-                routes.retain(&keep);
-                !routes.is_empty()
-            });
-        }
-        self.by_len.retain(|of| !of.networks.is_empty());
+        self.ranges.take();
+        self.networks.retain(|_, routes| {
+            routes.retain(&keep);
+            !routes.is_empty()
+        });
     }
 
     fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.by_len
-            .iter()
-            .flat_map(|of| of.networks.values().flatten())
+        self.networks.values().flatten()
     }
 }
 
-/// Returns the first `len` of `width` bits.
-const fn mask(width: u8, len: u8) -> u128 {
-    let host = (width - len) as u32;
-    if host >= 128 { 0 } else { u128::MAX << host }
+/// Where each range of addresses begins, and which entry of the table its longest prefix is.
+#[derive(Clone, Debug)]
+enum Ranges {
+    V4(Vec<(u32, u32)>),
+    V6(Vec<(u128, u32)>),
+}
+
+/// Stands for "no route" among the ranges.
+const NO_ROUTE: u32 = u32::MAX;
+
+impl Ranges {
+    fn of(networks: &FxIndexMap<(u8, u128), Vec<Route>>) -> Self {
+        let mut prefixes: Vec<(u128, u8, u128, u32)> = Vec::with_capacity(networks.len());
+        let mut width = Family::V4.bits();
+        for (n, ((len, start), routes)) in (0..).zip(networks) {
+            width = routes
+                .first()
+                .map_or(width, |route| Family::of_net(route.dst).bits());
+            prefixes.push((*start, *len, start | host(width, *len), n));
+        }
+        prefixes.sort_unstable();
+        let mut ranges: Vec<(u128, u32)> = vec![(0, NO_ROUTE)];
+        let mut open: Vec<(u128, u32)> = Vec::new();
+        for (start, _, last, entry) in prefixes {
+            close(&mut open, Some(start), &mut ranges);
+            begin(&mut ranges, start, entry);
+            open.push((last, entry));
+        }
+        close(&mut open, None, &mut ranges);
+        let end = host(width, 0);
+        ranges.retain(|(start, _)| *start <= end);
+        if width == Family::V4.bits() {
+            let narrow = |(start, entry)| (u32::try_from(start).unwrap_or(u32::MAX), entry);
+            Self::V4(ranges.into_iter().map(narrow).collect())
+        } else {
+            Self::V6(ranges)
+        }
+    }
+
+    fn find(&self, dst: IpAddr) -> Option<u32> {
+        let entry = match (self, dst) {
+            (Self::V4(ranges), IpAddr::V4(dst)) => containing(ranges, dst.to_bits()),
+            (Self::V6(ranges), IpAddr::V6(dst)) => containing(ranges, dst.to_bits()),
+            (Self::V4(_), IpAddr::V6(_)) | (Self::V6(_), IpAddr::V4(_)) => None,
+        };
+        entry.filter(|entry| *entry != NO_ROUTE)
+    }
+}
+
+/// Ends the ranges that end before `start`, or all; what they lie in goes on behind them.
+fn close(open: &mut Vec<(u128, u32)>, start: Option<u128>, ranges: &mut Vec<(u128, u32)>) {
+    while let Some(&(last, _)) = open.last()
+        && start.is_none_or(|start| last < start)
+    {
+        open.pop();
+        let around = open.last().map_or(NO_ROUTE, |(_, entry)| *entry);
+        if let Some(next) = last.checked_add(1) {
+            begin(ranges, next, around);
+        }
+    }
+}
+
+fn begin(ranges: &mut Vec<(u128, u32)>, start: u128, entry: u32) {
+    match ranges.last_mut() {
+        Some(last) if last.0 == start => last.1 = entry,
+        Some(_) | None => ranges.push((start, entry)),
+    }
+}
+
+fn containing<K: Copy + Ord>(ranges: &[(K, u32)], dst: K) -> Option<u32> {
+    let after = ranges.partition_point(|(start, _)| *start <= dst);
+    ranges.get(after.checked_sub(1)?).map(|(_, entry)| *entry)
+}
+
+/// Returns the bits behind the first `len` of `width`.
+const fn host(width: u8, len: u8) -> u128 {
+    match 128 - (width - len) as u32 {
+        128 => 0,
+        shift => u128::MAX >> shift,
+    }
 }
 
 /// The routing tables.

@@ -22,7 +22,8 @@ use super::config::ConfigError;
 use super::conntrack::Conntrack;
 use super::{Cx, Netns, Skb};
 use chain::{
-    Chain, ChainPolicy, Hook, Match, RejectWith, Rule, Ruleset, Table, TableRules, Target,
+    Chain, ChainPolicy, CtStates, Hook, Match, Not, RejectWith, Rule, Ruleset, Table, TableRules,
+    Target,
 };
 use recent::RecentLists;
 
@@ -81,25 +82,40 @@ struct TableIndex {
 struct Known {
     /// Position of the chain it jumps to; [`Known::NO_JUMP`] if it does not.
     jump: u32,
+    /// Its first condition on the state of the connection, if nothing that changes anything comes before it.
+    states: Option<Not<CtStates>>,
     /// Whether it has conditions on addresses, interfaces or the protocol.
     header: bool,
-    /// Whether it has match extensions that can fail.
+    /// Whether it has further match extensions that can fail.
     extensions: bool,
+    /// Whether it goes through another chain and comes back.
+    calls: bool,
 }
 
 impl Known {
     const NO_JUMP: u32 = u32::MAX;
 
     fn of(table: &TableRules, rule: &Rule) -> Result<Self, ConfigError> {
-        let always = |m: &Match| matches!(m, Match::Comment(_) | Match::Nfacct(_));
+        let always = |m: &&Match| matches!(m, Match::Comment(_) | Match::Nfacct(_));
+        let mut tests = rule.matches.iter().skip_while(always);
+        let mut rest = tests.clone();
+        let states = match tests.next() {
+            Some(Match::CtState(states)) => {
+                rest = tests;
+                Some(*states)
+            }
+            Some(_) | None => None,
+        };
         Ok(Self {
             jump: jump_of(table, rule)?,
+            states,
             header: rule.source.is_some()
                 || rule.destination.is_some()
                 || rule.in_interface.is_some()
                 || rule.out_interface.is_some()
                 || rule.protocol.is_some(),
-            extensions: !rule.matches.iter().all(always),
+            extensions: !rest.all(|m| always(&m)),
+            calls: matches!(rule.target, Some(Target::Jump(_))),
         })
     }
 }
@@ -204,7 +220,7 @@ impl Rule {
                 .iter()
                 .any(|m| matches!(m, Match::Comment(text) if text.ends_with(words)))
         };
-        let invalid = Match::CtState(chain::Not::is(chain::CtStates::INVALID));
+        let invalid = Match::CtState(Not::is(CtStates::INVALID));
         if says(" has no endpoints") {
             Code::SvcNoEndpoints
         } else if says(" has no local endpoints") {
@@ -384,6 +400,20 @@ impl Netns {
             counters.retain(|(of, ..), _| *of != family);
         }
         self.start_or_stop_tracking();
+    }
+
+    /// Shares the rules of another namespace if they are the same ones, origins included, and returns its own.
+    pub fn share_same_rules(
+        &mut self,
+        other: Option<&Arc<Rules>>,
+        family: Family,
+    ) -> Option<Arc<Rules>> {
+        let netfilter = self.netfilter.as_mut()?;
+        let own = netfilter.rules_mut(family).as_mut()?;
+        if let Some(other) = other.filter(|other| other.source == own.source) {
+            *own = Arc::clone(other);
+        }
+        Some(Arc::clone(own))
     }
 
     /// Connection tracking exists as long as some rule needs it.

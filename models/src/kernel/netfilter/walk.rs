@@ -44,6 +44,13 @@ struct Within<'w> {
     index: &'w TableIndex,
 }
 
+impl Within<'_> {
+    fn is_empty(self, chain: u32) -> bool {
+        let rules = self.index.rules.get(chain as usize);
+        rules.is_none_or(Vec::is_empty)
+    }
+}
+
 /// How the way through a chain ends.
 enum Flow {
     /// At its end, or by RETURN: the calling chain goes on.
@@ -193,9 +200,6 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         let Some((name, chain)) = within.chains.get_index(n as usize) else {
             return Flow::Back;
         };
-        if chain.rules.is_empty() && !R::ENABLED {
-            return Flow::Back;
-        }
         let Some(known) = within.index.rules.get(n as usize) else {
             return Flow::Back;
         };
@@ -210,6 +214,10 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             if let Some(counters) = &mut self.live.counters {
                 let key = (self.rules.family, table, n, position);
                 *counters.entry(key).or_insert(0) += 1;
+            }
+            // Nobody looks, and there is nothing to do in that chain.
+            if known.calls && !R::ENABLED && within.is_empty(known.jump) {
+                continue;
             }
             let Some(target) = &rule.target else { continue };
             self.matched(table, name, rule, target);
@@ -521,7 +529,8 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
 
     /// Whether all conditions of a rule hold.
     fn matches(&mut self, rule: &Rule, known: Known) -> bool {
-        (!known.header || self.header(rule))
+        holds(known.states, |wanted| wanted.intersects(self.ct_states()))
+            && (!known.header || self.header(rule))
             && (!known.extensions || rule.matches.iter().all(|m| self.extension(m)))
     }
 

@@ -64,7 +64,7 @@ pub enum Event {
         /// Whose.
         netns: NetnsId,
         /// Which.
-        timer: KernelTimer,
+        timer: Box<KernelTimer>,
     },
     /// A timer of an application or its sockets.
     App {
@@ -97,10 +97,34 @@ struct App<M> {
     name: Arc<str>,
     flow: FlowKey,
     machine: M,
-    timers: FxIndexMap<Token, Handle>,
+    /// In the order of their tokens: new ones come last.
+    timers: Vec<(Token, Handle)>,
     outcomes: Vec<Outcome>,
     /// Whether it receives what raw ICMP sockets receive.
     raw: bool,
+}
+
+impl<M> App<M> {
+    fn keep_timer(&mut self, token: Token, handle: Handle) {
+        match self
+            .timers
+            .binary_search_by_key(&token, |(token, _)| *token)
+        {
+            Ok(position) => {
+                if let Some(kept) = self.timers.get_mut(position) {
+                    kept.1 = handle;
+                }
+            }
+            Err(position) => self.timers.insert(position, (token, handle)),
+        }
+    }
+
+    fn take_timer(&mut self, token: Token) -> Option<Handle> {
+        let position = self
+            .timers
+            .binary_search_by_key(&token, |(token, _)| *token);
+        position.ok().map(|position| self.timers.remove(position).1)
+    }
 }
 
 /// Who owns a socket, and its ends.
@@ -173,7 +197,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             name: name.into(),
             flow: FlowKey(stable_hash(name.as_bytes())),
             machine,
-            timers: FxIndexMap::default(),
+            timers: Vec::new(),
             outcomes: Vec::new(),
             raw: false,
         });
@@ -256,11 +280,11 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         match event {
             Event::Arrive { at, frame } => self.arrive(at, frame),
             Event::Kernel { netns, timer } => {
-                self.in_netns(netns, |netns, cx| netns.timer(timer, cx));
+                self.in_netns(netns, |netns, cx| netns.timer(*timer, cx));
             }
             Event::App { app, token } => {
                 if let Some(state) = self.apps.get_mut(app.0 as usize) {
-                    state.timers.swap_remove(&token);
+                    state.take_timer(token);
                 }
                 self.inbox.push_back((app, AppEvent::Timer(token)));
             }
@@ -466,12 +490,12 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             Action::SetTimer { after, token } => {
                 let handle = self.schedule(self.now + after, Event::App { app: id, token });
                 if let Some(app) = self.apps.get_mut(id.0 as usize) {
-                    app.timers.insert(token, handle);
+                    app.keep_timer(token, handle);
                 }
             }
             Action::CancelTimer { token } => {
                 let handle = self.apps.get_mut(id.0 as usize);
-                if let Some(handle) = handle.and_then(|a| a.timers.swap_remove(&token)) {
+                if let Some(handle) = handle.and_then(|a| a.take_timer(token)) {
                     self.queue.cancel(handle);
                 }
             }

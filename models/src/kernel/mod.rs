@@ -132,7 +132,7 @@ pub enum Effect {
         /// From now.
         after: Duration,
         /// What to call it with.
-        timer: KernelTimer,
+        timer: Box<KernelTimer>,
     },
 }
 

@@ -13,7 +13,7 @@ use super::Netns;
 use super::config::RouteKind;
 use super::link::Scope;
 use super::netfilter::chain::AddrType;
-use crate::base::addr::{host_net, to_bits};
+use crate::base::addr::{from_bits, host_net, to_bits};
 use crate::base::{Errno, Family, FxIndexMap, OriginId};
 use crate::wire::DevIndex;
 
@@ -44,38 +44,99 @@ pub struct Route {
     pub origin: OriginId,
 }
 
-/// One table of one family. A look-up is a binary search among the ranges of addresses that have the same route; they
+/// Table local or main.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Table {
+    Local,
+    Main,
+}
+
+impl Table {
+    const fn of(kind: RouteKind) -> Self {
+        match kind {
+            RouteKind::Local | RouteKind::Broadcast => Self::Local,
+            RouteKind::Unicast
+            | RouteKind::Blackhole
+            | RouteKind::Unreachable
+            | RouteKind::Prohibit => Self::Main,
+        }
+    }
+}
+
+/// Both tables of one family. A look-up is a binary search among the ranges of addresses that have the same route; they
 /// are worked out when first asked for after a change.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Prefixes {
-    /// Routes by prefix length and network, lowest metric first.
-    networks: FxIndexMap<(u8, u128), Vec<Route>>,
-    ranges: OnceLock<Ranges>,
+    family: Family,
+    /// Routes by table, prefix length and network, lowest metric first.
+    networks: FxIndexMap<(Table, u8, u128), Vec<Route>>,
+    /// Of table local.
+    local: OnceLock<Ranges>,
+    /// Of table local and, where it says nothing, of table main.
+    both: OnceLock<Ranges>,
 }
 
 impl Prefixes {
+    fn new(family: Family) -> Self {
+        Self {
+            family,
+            networks: FxIndexMap::default(),
+            local: OnceLock::new(),
+            both: OnceLock::new(),
+        }
+    }
+
     fn lookup(&self, dst: IpAddr) -> Option<&Route> {
-        let ranges = self.ranges.get_or_init(|| Ranges::of(&self.networks));
-        let (_, routes) = self.networks.get_index(ranges.find(dst)? as usize)?;
+        let both = self.both.get_or_init(|| {
+            let main = self.ranges(Table::Main);
+            main.behind(self.local_ranges(), self.family)
+        });
+        self.found(both.find(dst))
+    }
+
+    fn lookup_local(&self, dst: IpAddr) -> Option<&Route> {
+        self.found(self.local_ranges().find(dst))
+    }
+
+    fn found(&self, entry: Option<u32>) -> Option<&Route> {
+        let (_, routes) = self.networks.get_index(entry? as usize)?;
         routes.first()
     }
 
-    fn at(&mut self, dst: IpNet) -> &mut Vec<Route> {
-        self.ranges.take();
-        let key = (dst.prefix_len(), to_bits(dst.network()));
+    fn local_ranges(&self) -> &Ranges {
+        self.local.get_or_init(|| self.ranges(Table::Local))
+    }
+
+    fn ranges(&self, table: Table) -> Ranges {
+        let networks = (0..).zip(self.networks.keys());
+        let of_table = networks.filter(|(_, (of, ..))| *of == table);
+        let prefixes = of_table.map(|(n, (_, len, start))| (*start, *len, n));
+        Ranges::of(prefixes.collect(), self.family)
+    }
+
+    fn at(&mut self, table: Table, dst: IpNet) -> &mut Vec<Route> {
+        self.changed();
+        let key = (table, dst.prefix_len(), to_bits(dst.network()));
         self.networks.entry(key).or_default()
     }
 
     fn retain(&mut self, keep: impl Fn(&Route) -> bool) {
-        self.ranges.take();
+        self.changed();
         self.networks.retain(|_, routes| {
             routes.retain(&keep);
             !routes.is_empty()
         });
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.networks.values().flatten()
+    fn changed(&mut self) {
+        self.local.take();
+        self.both.take();
+    }
+
+    fn iter(&self, table: Table) -> impl Iterator<Item = &Route> {
+        let networks = self.networks.iter();
+        let of_table = networks.filter(move |((of, ..), _)| *of == table);
+        of_table.flat_map(|(_, routes)| routes)
     }
 }
 
@@ -90,31 +151,51 @@ enum Ranges {
 const NO_ROUTE: u32 = u32::MAX;
 
 impl Ranges {
-    fn of(networks: &FxIndexMap<(u8, u128), Vec<Route>>) -> Self {
-        let mut prefixes: Vec<(u128, u8, u128, u32)> = Vec::with_capacity(networks.len());
-        let mut width = Family::V4.bits();
-        for (n, ((len, start), routes)) in (0..).zip(networks) {
-            width = routes
-                .first()
-                .map_or(width, |route| Family::of_net(route.dst).bits());
-            prefixes.push((*start, *len, start | host(width, *len), n));
-        }
+    /// Works out the ranges of prefixes, each with its first address, its length and its entry.
+    fn of(mut prefixes: Vec<(u128, u8, u32)>, family: Family) -> Self {
         prefixes.sort_unstable();
         let mut ranges: Vec<(u128, u32)> = vec![(0, NO_ROUTE)];
         let mut open: Vec<(u128, u32)> = Vec::new();
-        for (start, _, last, entry) in prefixes {
+        for (start, len, entry) in prefixes {
             close(&mut open, Some(start), &mut ranges);
             begin(&mut ranges, start, entry);
-            open.push((last, entry));
+            open.push((start | host(family.bits(), len), entry));
         }
         close(&mut open, None, &mut ranges);
-        let end = host(width, 0);
-        ranges.retain(|(start, _)| *start <= end);
-        if width == Family::V4.bits() {
-            let narrow = |(start, entry)| (u32::try_from(start).unwrap_or(u32::MAX), entry);
-            Self::V4(ranges.into_iter().map(narrow).collect())
-        } else {
-            Self::V6(ranges)
+        Self::new(ranges, family)
+    }
+
+    fn new(ranges: Vec<(u128, u32)>, family: Family) -> Self {
+        match family {
+            Family::V4 => {
+                let narrow = |(start, entry)| Some((u32::try_from(start).ok()?, entry));
+                Self::V4(ranges.into_iter().filter_map(narrow).collect())
+            }
+            Family::V6 => Self::V6(ranges),
+        }
+    }
+
+    /// Returns what `first` says, and where it says nothing what these ranges say.
+    fn behind(&self, first: &Self, family: Family) -> Self {
+        let mut starts: Vec<u128> = self.starts().chain(first.starts()).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        let mut ranges: Vec<(u128, u32)> = Vec::with_capacity(starts.len());
+        for start in starts {
+            let at = from_bits(family, start);
+            let entry = at.and_then(|at| first.find(at).or_else(|| self.find(at)));
+            let entry = entry.unwrap_or(NO_ROUTE);
+            if ranges.last().is_none_or(|(_, last)| *last != entry) {
+                ranges.push((start, entry));
+            }
+        }
+        Self::new(ranges, family)
+    }
+
+    fn starts(&self) -> Box<dyn Iterator<Item = u128> + '_> {
+        match self {
+            Self::V4(ranges) => Box::new(ranges.iter().map(|(start, _)| u128::from(*start))),
+            Self::V6(ranges) => Box::new(ranges.iter().map(|(start, _)| *start)),
         }
     }
 
@@ -162,35 +243,48 @@ const fn host(width: u8, len: u8) -> u128 {
 }
 
 /// The routing tables.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Fib {
-    local: [Prefixes; 2],
-    main: [Prefixes; 2],
+    v4: Prefixes,
+    v6: Prefixes,
+}
+
+impl Default for Fib {
+    fn default() -> Self {
+        Self {
+            v4: Prefixes::new(Family::V4),
+            v6: Prefixes::new(Family::V6),
+        }
+    }
 }
 
 /// A route cannot be added twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteExists;
 
-const fn side(family: Family) -> usize {
-    match family {
-        Family::V4 => 0,
-        Family::V6 => 1,
-    }
-}
-
 impl Fib {
+    const fn of(&self, family: Family) -> &Prefixes {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    const fn of_mut(&mut self, family: Family) -> &mut Prefixes {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+
     /// Returns the route to a destination: local table first, then the longest prefix of the main table.
     pub fn lookup(&self, dst: IpAddr) -> Option<&Route> {
-        let side = side(Family::of(dst));
-        let local = self.local.get(side).and_then(|table| table.lookup(dst));
-        local.or_else(|| self.main.get(side).and_then(|table| table.lookup(dst)))
+        self.of(Family::of(dst)).lookup(dst)
     }
 
     /// Returns the route to a destination in table local.
     pub fn lookup_local(&self, dst: IpAddr) -> Option<&Route> {
-        let table = self.local.get(side(Family::of(dst)))?;
-        table.lookup(dst)
+        self.of(Family::of(dst)).lookup_local(dst)
     }
 
     /// Adds a route; local and broadcast routes go to the local table.
@@ -198,18 +292,9 @@ impl Fib {
     /// # Errors
     /// If the prefix has a route with that metric already.
     pub fn add(&mut self, route: Route) -> Result<(), RouteExists> {
-        let tables = match route.kind {
-            RouteKind::Local | RouteKind::Broadcast => &mut self.local,
-            RouteKind::Unicast
-            | RouteKind::Blackhole
-            | RouteKind::Unreachable
-            | RouteKind::Prohibit => &mut self.main,
-        };
-        let table = tables
-            .get_mut(side(Family::of_net(route.dst)))
-            .expect("two families");
-        let routes = table.at(route.dst);
-        let local = matches!(route.kind, RouteKind::Local | RouteKind::Broadcast);
+        let table = Table::of(route.kind);
+        let routes = self.of_mut(Family::of_net(route.dst)).at(table, route.dst);
+        let local = table == Table::Local;
         if routes
             .iter()
             .any(|r| r.metric == route.metric && (!local || r.dev == route.dev))
@@ -223,25 +308,24 @@ impl Fib {
 
     /// Removes the routes of the main table with this prefix and metric; returns whether there was one.
     pub fn remove(&mut self, dst: IpNet, metric: u32) -> bool {
-        let Some(table) = self.main.get_mut(side(Family::of_net(dst))) else {
-            return false;
-        };
-        let before = table.iter().count();
-        table.retain(|r| r.dst.trunc() != dst.trunc() || r.metric != metric);
-        table.iter().count() != before
+        let table = self.of_mut(Family::of_net(dst));
+        let before = table.iter(Table::Main).count();
+        table.retain(|r| {
+            Table::of(r.kind) == Table::Local || r.dst.trunc() != dst.trunc() || r.metric != metric
+        });
+        table.iter(Table::Main).count() != before
     }
 
     /// Keeps only the routes for which `keep` holds.
     pub fn retain(&mut self, keep: impl Fn(&Route) -> bool) {
-        for table in self.local.iter_mut().chain(&mut self.main) {
+        for table in [&mut self.v4, &mut self.v6] {
             table.retain(&keep);
         }
     }
 
     /// Returns the routes of the main table, in the order `ip route` prints them (shortest prefix first).
     pub fn main(&self, family: Family) -> Vec<&Route> {
-        let table = self.main.get(side(family));
-        let mut routes: Vec<&Route> = table.iter().flat_map(|t| t.iter()).collect();
+        let mut routes: Vec<&Route> = self.of(family).iter(Table::Main).collect();
         routes.sort_by_key(|r| {
             (
                 r.dst.prefix_len() != 0,
@@ -255,12 +339,7 @@ impl Fib {
 
     /// Returns the routes of the local table.
     pub fn local(&self, family: Family) -> Vec<&Route> {
-        let mut routes: Vec<&Route> = self
-            .local
-            .get(side(family))
-            .iter()
-            .flat_map(|t| t.iter())
-            .collect();
+        let mut routes: Vec<&Route> = self.of(family).iter(Table::Local).collect();
         routes.sort_by_key(|r| (to_bits(r.dst.network()), r.dst));
         routes
     }

@@ -153,7 +153,7 @@ impl Net {
                     self.push(self.now, Event::Frame(to, peer, frame));
                 }
             }
-            Effect::Timer { after, timer } => self.push(self.now + after, Event::Timer(at, timer)),
+            Effect::Timer { after, timer } => self.push(self.now + after, Event::Timer(at, *timer)),
             Effect::Deliver { socket, packet } => self.delivered.push((at, socket, *packet)),
             Effect::SocketError { errno, .. } => self.errors.push((self.now, at, errno)),
             Effect::IcmpReceived { packet } => self.icmp.push((at, *packet)),

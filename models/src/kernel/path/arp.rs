@@ -84,7 +84,10 @@ impl Netns {
             addr,
             generation,
         };
-        cx.effects.push(Effect::Timer { after, timer });
+        cx.effects.push(Effect::Timer {
+            after,
+            timer: Box::new(timer),
+        });
     }
 
     /// A stale entry is in use: it is probed after a while unless something confirms it.

@@ -368,7 +368,10 @@ impl Netns {
             if begins {
                 let timer = KernelTimer::Reassembly { src, dst, ident };
                 let after = REASSEMBLY;
-                cx.effects.push(Effect::Timer { after, timer });
+                cx.effects.push(Effect::Timer {
+                    after,
+                    timer: Box::new(timer),
+                });
             }
             return None;
         }

@@ -343,9 +343,11 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             next_packet: &mut self.next_packet,
         };
         let result = f(netns, &mut cx);
-        // Almost always there is one.
-        for effect in self.effects.drain(..) {
-            self.work.push_back((id, effect));
+        if self.effects.len() > 1 {
+            self.work
+                .extend(self.effects.drain(..).map(|effect| (id, effect)));
+        } else if let Some(only) = self.effects.pop() {
+            self.work.push_back((id, only));
         }
         Some(result)
     }

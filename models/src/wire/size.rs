@@ -50,6 +50,7 @@ impl Transport {
 
 impl Payload {
     /// Returns the number of bytes.
+    #[inline]
     pub fn len(&self) -> u32 {
         match self {
             Self::Empty => 0,
@@ -66,6 +67,7 @@ impl Payload {
 
 impl Packet {
     /// Returns the length of the IP packet, header included: what is compared with an MTU.
+    #[inline]
     pub fn len(&self) -> u32 {
         let body = match self.fragment {
             Some(fragment) => fragment.len,

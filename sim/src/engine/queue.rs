@@ -1,11 +1,10 @@
 //! The event queue: what happens next. Events come out by time, and those of the same moment in the order they
 //! went in, so a run depends on nothing but its inputs.
 //!
-//! Keys of 16 bytes wait in three places, and the events themselves in a slab that never moves them. *Near* is a 4-ary
-//! heap with what happens in the present slice of time (half a microsecond); the *wheel* has an unsorted list for each
-//! of the next slices (half a millisecond together), and *far* is a heap for all later ones. When near is empty it takes over the next slice that
-//! has something, so a key is sorted among a few neighbours instead of among all. Where events are far apart this is a
-//! plain heap. Once all have grown to the depth of a run, nothing is allocated any more. Cancelling empties the slab's
+//! Keys of 16 bytes wait in three places, and the events themselves in a slab that never moves them. *Near* is a
+//! sorted list of what happens in the present slice of time (half a microsecond); the *wheel* has an unsorted list for each
+//! of the next slices (half a millisecond together), and *far* is a 4-ary heap for all later ones. When near is empty it takes over the next slice
+//! that has something, so a key is sorted among a few neighbours instead of among all. Once all have grown to the depth of a run, nothing is allocated any more. Cancelling empties the slab's
 //! entry and leaves the key behind as a dead one; dead keys are swept out when they outnumber the living.
 
 use podwire_models::base::Time;
@@ -14,7 +13,7 @@ use podwire_models::base::Time;
 #[derive(Clone, Debug)]
 pub struct Queue<E> {
     /// What happens up to the end of slice `slice`. Its first key is never dead, and only an empty queue has none.
-    near: Heap,
+    near: Near,
     /// Which slice near has taken over last.
     slice: u64,
     /// What happens in the slices after that one, by slice modulo [`SLICES`].
@@ -105,7 +104,7 @@ impl<E> Queue<E> {
     /// Returns an empty queue with room for `depth` events.
     pub fn with_capacity(depth: usize) -> Self {
         Self {
-            near: Heap::default(),
+            near: Near::default(),
             slice: 0,
             wheel: Wheel::default(),
             far: Heap::default(),
@@ -284,7 +283,7 @@ impl<E> Queue<E> {
         while self.far.first().is_some_and(|key| key.slice() <= next) {
             self.near.0.extend(self.far.pop());
         }
-        self.near.heapify();
+        self.near.sort();
     }
 
     /// Takes out all keys.
@@ -378,8 +377,8 @@ impl Wheel {
         Some(slice + 1 + ((position + SLICES - start) % SLICES) as u64)
     }
 
-    /// Moves what a slice has to the end of a heap's keys, which must be made a heap again.
-    fn take(&mut self, slice: u64, into: &mut Heap) {
+    /// Moves what a slice has to the end of near's keys, which must be sorted again.
+    fn take(&mut self, slice: u64, into: &mut Near) {
         let position = Self::position(slice);
         into.0.append(&mut self.slices[position]);
         self.filled[position / WORD] &= !(1 << (position % WORD));
@@ -393,15 +392,40 @@ impl Wheel {
     }
 }
 
+/// A few keys in order, the first of them at the end.
+#[derive(Clone, Debug, Default)]
+struct Near(Vec<Key>);
+
+impl Near {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn first(&self) -> Option<Key> {
+        self.0.last().copied()
+    }
+
+    fn push(&mut self, key: Key) {
+        let later = self.0.partition_point(|other| *other > key);
+        self.0.insert(later, key);
+    }
+
+    fn pop(&mut self) -> Option<Key> {
+        self.0.pop()
+    }
+
+    fn sort(&mut self) {
+        if self.0.len() > 1 {
+            self.0.sort_unstable_by(|a, b| b.cmp(a));
+        }
+    }
+}
+
 /// A heap with four children per node.
 #[derive(Clone, Debug, Default)]
 struct Heap(Vec<Key>);
 
 impl Heap {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     fn first(&self) -> Option<Key> {
         self.0.first().copied()
     }
@@ -417,15 +441,8 @@ impl Heap {
             return Some(last);
         };
         let first = std::mem::replace(first, last);
-        self.sift_down(0);
+        self.sift_down();
         Some(first)
-    }
-
-    /// Makes the keys, which may be in any order, a heap.
-    fn heapify(&mut self) {
-        for parent in (0..self.0.len().div_ceil(ARITY)).rev() {
-            self.sift_down(parent);
-        }
     }
 
     #[expect(
@@ -449,9 +466,10 @@ impl Heap {
         clippy::indexing_slicing,
         reason = "positions are compared with the length first"
     )]
-    fn sift_down(&mut self, mut parent: usize) {
+    fn sift_down(&mut self) {
         let heap = self.0.as_mut_slice();
-        let key = heap[parent];
+        let key = heap[0];
+        let mut parent = 0;
         loop {
             let first = parent * ARITY + 1;
             if first >= heap.len() {

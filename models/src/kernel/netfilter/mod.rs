@@ -628,6 +628,7 @@ impl Netns {
                 ct: conntrack.as_deref_mut().filter(|_| rules.needs_conntrack),
                 hook,
                 skb,
+                states: None,
                 cx,
             }
             .run(),

@@ -32,6 +32,8 @@ pub(super) struct Walk<'w, 'c, D, R> {
     pub hook: Hook,
     /// The packet.
     pub skb: &'w mut Skb,
+    /// Its states for `--ctstate`, once asked for; forgotten when a translation is chosen.
+    pub states: Option<CtStates>,
     /// The world outside.
     pub cx: &'w mut Cx<'c, D, R>,
 }
@@ -421,6 +423,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             }
         };
         self.skb.ct_info = info;
+        self.states = None;
         let place = self.place();
         let (packet, by) = (&self.skb.packet, self.entry_decider());
         self.cx.step(place, || {
@@ -501,6 +504,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         let (Some(ct), Some(table)) = (self.skb.ct, &mut self.ct) else {
             return Ok(());
         };
+        self.states = None;
         let stream = Stream::new(Purpose::NatPort, self.skb.packet.flow.0);
         let (now, dice) = (self.cx.now, &mut *self.cx.dice);
         table
@@ -529,8 +533,10 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
 
     /// Whether all conditions of a rule hold.
     fn matches(&mut self, rule: &Rule, known: Known) -> bool {
-        holds(known.states, |wanted| wanted.intersects(self.ct_states()))
-            && (!known.header || self.header(rule))
+        known.states.is_none_or(|wanted| {
+            let found = self.ct_states();
+            holds(Some(wanted), |wanted| wanted.intersects(found))
+        }) && (!known.header || self.header(rule))
             && (!known.extensions || rule.matches.iter().all(|m| self.extension(m)))
     }
 
@@ -690,8 +696,15 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         })
     }
 
-    /// Returns the packet's state as `--ctstate` sees it.
-    fn ct_states(&self) -> CtStates {
+    /// Returns the packet's states as `--ctstate` sees them.
+    fn ct_states(&mut self) -> CtStates {
+        match self.states {
+            Some(states) => states,
+            None => *self.states.insert(self.find_states()),
+        }
+    }
+
+    fn find_states(&self) -> CtStates {
         let state = match self.skb.ct_info {
             CtInfo::Untracked => CtStates::UNTRACKED,
             CtInfo::Invalid => CtStates::INVALID,

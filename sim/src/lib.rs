@@ -2,7 +2,8 @@
 //! what happens is the business of `podwire-models`.
 //!
 //! Floors, bottom-up: [`engine`] (discrete events and chance), [`trace`] (what happened), [`traffic`] (clients and
-//! servers), [`simulation`] (everything that can happen), [`program`] and [`lab`] (a running cluster), then what reads
+//! servers), [`simulation`] (everything that can happen), [`program`] and [`lab`] (a running cluster), [`attempt`] and
+//! [`tool`] (who tries what), then what reads
 //! and writes files: [`manifest`], [`scenario`], [`render`]. [`problem`] is how the user is told that an input is
 //! wrong, [`source`] how models remember places in inputs. `docs/architecture.md` is the map.
 
@@ -20,6 +21,7 @@ pub mod simulation;
 pub mod program;
 pub mod lab;
 pub mod attempt;
+pub mod tool;
 pub mod bench;
 pub mod flat;
 #[cfg(feature = "cli")]

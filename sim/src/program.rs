@@ -8,6 +8,7 @@ use podwire_models::wire::{DnsResponse, RecordType};
 
 use crate::simulation::Behaviour;
 use crate::traffic::coredns::{self, NameServer};
+use crate::traffic::icmp::{Ping, Traceroute};
 use crate::traffic::probe::Probe;
 use crate::traffic::tcp::{TcpClient, TcpServer};
 use crate::traffic::udp::{UdpClient, UdpServer};
@@ -28,6 +29,10 @@ pub enum Program {
     UdpClient(UdpClient),
     /// A name or address, then one of the clients, or an echo.
     Probe(Box<Probe>),
+    /// `ping`.
+    Ping(Box<Ping>),
+    /// `traceroute`.
+    Traceroute(Box<Traceroute>),
 }
 
 /// The zone, as the name server asks it.
@@ -48,6 +53,8 @@ impl Behaviour for Program {
             Self::TcpClient(client) => client.handle(event, cx),
             Self::UdpClient(client) => client.handle(event, cx),
             Self::Probe(probe) => probe.handle(event, cx),
+            Self::Ping(ping) => ping.handle(event, cx),
+            Self::Traceroute(traceroute) => traceroute.handle(event, cx),
         }
     }
 }

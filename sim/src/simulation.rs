@@ -515,7 +515,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
                 dev: None,
                 stage: Stage::Socket,
             };
-            let what = format!("{}: {outcome:?}", app.name);
+            let what = format!("{}: {outcome}", app.name);
             self.recorder
                 .record(place, Step::general(StepAction::App { what }));
         }

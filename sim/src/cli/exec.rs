@@ -6,11 +6,11 @@
 
 use clap::{Args, ValueEnum};
 
-use podwire_models::base::Family;
+use podwire_models::base::{Family, Time};
 use podwire_models::control::proxy::{NodeView, ServiceView, iptables};
 use podwire_models::kernel::Netns;
 use podwire_models::kernel::netfilter::chain::{Ruleset, Table};
-use podwire_models::wire::L4;
+use podwire_models::wire::{L4, NoRecorder};
 
 use super::input::{InputArgs, Session};
 use super::table;
@@ -18,7 +18,11 @@ use super::{Done, Report};
 use crate::engine::dice::Seeded;
 use crate::problem::suggestion;
 use crate::scenario::Thing;
+use crate::tool::Tool as Active;
 use crate::trace::TraceRecorder;
+
+/// Seconds after which a command that has not ended is given up.
+const PATIENCE: u64 = 3600;
 
 const EXAMPLES: &str = "\
 Commands:
@@ -32,12 +36,16 @@ Commands:
   conntrack -L
   ss -l [-t] [-u] [-n]          what listens
   sysctl -a | sysctl NAME…
+  ping [-c COUNT] ADDRESS
+  traceroute [-n] [-I] [-m HOPS] ADDRESS
+  curl [-s] [-m SECONDS] URL
 
 Examples:
   podwire exec node/node-a -f shop.yaml -- iptables-save
   podwire exec node/node-a -f shop.yaml --component kube-proxy -- iptables-save
   podwire exec pod/shop/cart-0 -f shop.yaml -- ip route
-  podwire exec deploy/shop/cart -f shop.yaml -- ss -ltn";
+  podwire exec deploy/shop/cart -f shop.yaml -- ss -ltn
+  podwire exec pod/shop/client -f shop.yaml -- curl http://cart:80/";
 
 /// Run a look-alike of a usual tool inside a pod, on a node or on an outside host
 #[derive(Debug, Args)]
@@ -104,6 +112,9 @@ const TOOLS: [&str; 7] = [
 
 pub(super) fn run(args: &ExecArgs) -> Done {
     let words: Vec<&str> = args.command.iter().map(String::as_str).collect();
+    if let Some(active) = Active::parse(&words) {
+        return send(args, &active.map_err(Report::bad_input)?);
+    }
     let mut tool = Tool::read(&words).map_err(Report::bad_input)?;
     if let Tool::Save { component, .. } = &mut tool {
         *component = component.or(args.component);
@@ -124,6 +135,46 @@ pub(super) fn run(args: &ExecArgs) -> Done {
     let note = note.map_or_else(String::new, |note| note + "\n");
     Ok(Report {
         stderr: note + &session.notes(),
+        ..Report::well(stdout)
+    })
+}
+
+/// Runs a command that sends packets in a cluster where nothing else happens.
+fn send(args: &ExecArgs, tool: &Active) -> Done {
+    if args.component.is_some() {
+        return Err(Report::bad_input(
+            "--component goes with iptables-save and ip6tables-save only",
+        ));
+    }
+    let session = args.input.settle()?;
+    let lab = &session.lab;
+    let wrong = |error: crate::attempt::AttemptError| Report::bad_input(error.to_string());
+    let source = lab.source(&args.thing).map_err(wrong)?;
+    let (program, raw) = tool.program(lab, &source).map_err(wrong)?;
+    let mut simulation = lab.start(Seeded::new(session.seed), NoRecorder);
+    let name = format!("command {}", args.command.join(" "));
+    let app = simulation.add_app(source.netns, &name, program);
+    if raw {
+        simulation.listen_raw(app);
+    }
+    simulation.start_at(Time::ZERO, app);
+    let limit = Time::from_secs(PATIENCE);
+    let stdout = loop {
+        let mut outcomes = simulation.outcomes(app).iter();
+        if let Some(outcome) = outcomes.find(|outcome| tool.ends(outcome)) {
+            break tool.output(outcome);
+        }
+        if !simulation.step(limit) {
+            break String::new();
+        }
+    };
+    let late = "the command had not ended after an hour\n".to_owned();
+    Ok(Report {
+        stderr: if stdout.is_empty() {
+            late
+        } else {
+            session.notes()
+        },
         ..Report::well(stdout)
     })
 }
@@ -264,7 +315,7 @@ impl Tool {
     }
 
     fn output(&self, netns: &Netns, thing: &Thing, session: &Session) -> Result<String, Report> {
-        let now = podwire_models::base::Time::ZERO;
+        let now = Time::ZERO;
         Ok(match self {
             Self::Save {
                 family,

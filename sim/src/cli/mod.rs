@@ -16,6 +16,7 @@ mod bench;
 mod exec;
 mod explain;
 mod get;
+mod init;
 mod input;
 mod manual;
 mod scenario;
@@ -55,6 +56,7 @@ struct Cli {
 enum Command {
     Run(scenario::RunArgs),
     Test(scenario::TestArgs),
+    Init(init::InitArgs),
     Trace(trace::TraceArgs),
     Get(get::GetArgs),
     Exec(exec::ExecArgs),
@@ -177,6 +179,7 @@ pub fn run<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Rep
             Command::Run(args) => Ok(scenario::run(&args)),
             Command::Test(args) => scenario::test(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Init(args) => init::run(&args),
             Command::Trace(args) => trace::run(&args),
             Command::Get(args) => get::run(&args),
             Command::Exec(args) => exec::run(&args),

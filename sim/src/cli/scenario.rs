@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::explain::pretty;
 use super::{Done, Exit, Format, Report};
 use crate::manifest::load;
-use crate::problem::{self, Problem, Sources};
+use crate::problem::{self, Problem, ProblemCode, Sources};
 use crate::render::{Detail, Style, text};
 use crate::scenario;
 use crate::source::Source;
@@ -26,6 +26,8 @@ Examples:
 const TEST: &str = "\
 Examples:
   podwire test scenarios
+  podwire test scenarios --update
+  podwire test scenarios --junit verdicts.xml
   podwire test scenarios/service scenarios/dns -o json";
 
 /// Run scenarios: print what happened, check what was expected
@@ -54,6 +56,7 @@ pub(super) struct RunArgs {
 
 /// Run every scenario below some directories, and say which expectations did not hold
 ///
+/// Where a file `NAME.golden` lies next to `NAME.ron`, the story must also be told as it is there; `--update` writes it.
 /// Scenarios in a directory named `problems` show what is said about wrong input: they pass if they are refused.
 #[derive(Debug, Args)]
 #[command(after_help = TEST)]
@@ -61,6 +64,12 @@ pub(super) struct TestArgs {
     /// Scenario files, or directories that are searched for `*.ron`
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Keep what each scenario tells now in a file next to it (`NAME.golden`), to compare with from now on
+    #[arg(long)]
+    update: bool,
+    /// Write the verdicts to a file as `JUnit` XML too, as CI systems read it
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
     /// In which form to print
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
@@ -89,7 +98,16 @@ fn read(path: &Path) -> Read {
     for wanted in story::files(&parsed) {
         let found = directory.join(&**wanted).to_string_lossy().into_owned();
         let (texts, unreadable) = load::load(&[found]);
-        problems.extend(unreadable);
+        // What cannot be read is told where the scenario asks for it.
+        problems.extend(unreadable.into_iter().map(|problem| {
+            let reason = problem.label.clone();
+            let named = parsed.spans.spot(wanted.mark);
+            if problem.code == ProblemCode::FileUnreadable {
+                problem.at(named, "named here").note(reason)
+            } else {
+                problem
+            }
+        }));
         // Under the name as written, a scenario tells the same wherever it lies.
         inputs.extend(
             texts
@@ -201,7 +219,7 @@ pub(super) fn test(args: &TestArgs) -> Done {
     let verdicts: Vec<(PathBuf, Result<(), String>)> = paths
         .into_iter()
         .map(|path| {
-            let verdict = judge(&path);
+            let verdict = judge(&path, args.update);
             (path, verdict)
         })
         .collect();
@@ -209,6 +227,10 @@ pub(super) fn test(args: &TestArgs) -> Done {
         .iter()
         .filter(|(_, verdict)| verdict.is_err())
         .count();
+    if let Some(file) = &args.junit {
+        write_whole(file, &junit(&verdicts, failed))
+            .map_err(|error| Report::bad_input(format!("`{}`: {error}", file.display())))?;
+    }
     let stdout = match args.output {
         Format::Text => summary(&verdicts, failed),
         Format::Json => {
@@ -252,7 +274,7 @@ fn summary(verdicts: &[(PathBuf, Result<(), String>)], failed: usize) -> String 
 }
 
 /// Runs a scenario, and says why it does not pass.
-fn judge(path: &Path) -> Result<(), String> {
+fn judge(path: &Path, update: bool) -> Result<(), String> {
     let wrong = path.iter().any(|part| part == "problems");
     let Read { story, said } = read(path);
     match story {
@@ -265,9 +287,99 @@ fn judge(path: &Path) -> Result<(), String> {
             for one in ran.expectations.iter().filter(|one| !one.held) {
                 line(&mut failures, format_args!("  {}: {}", one.text, one.why));
             }
-            if ran.held() { Ok(()) } else { Err(failures) }
+            if !ran.held() {
+                return Err(failures);
+            }
+            compare(&path.with_extension("golden"), &plain(&story, &ran), update)
         }
     }
+}
+
+/// Returns the story without colours, as a golden file has it.
+fn plain(story: &Story, ran: &Ran) -> String {
+    let told = told(story, ran, Detail::Summary);
+    anstream::adapter::strip_str(&told).to_string()
+}
+
+/// Compares what is told with the golden file, if there is one, or writes it.
+fn compare(golden: &Path, told: &str, update: bool) -> Result<(), String> {
+    let unusable = |error: std::io::Error| format!("  `{}`: {error}\n", golden.display());
+    if update {
+        return write_whole(golden, told).map_err(unusable);
+    }
+    let before = match std::fs::read_to_string(golden) {
+        Ok(before) => before,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unusable(error)),
+    };
+    let mut lines = before.lines().zip(told.lines()).zip(1_usize..);
+    match lines.find(|((was, is), _)| was != is) {
+        None if before == told => Ok(()),
+        Some(((was, is), number)) => Err(format!(
+            "  {}:{number}: the story is told otherwise (--update accepts it)\n  was {was}\n  is  {is}\n",
+            golden.display()
+        )),
+        None => Err(format!(
+            "  {}: the story has another length (--update accepts it)\n",
+            golden.display()
+        )),
+    }
+}
+
+/// Writes a file that is there whole or not at all.
+fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    let part = PathBuf::from(name);
+    std::fs::write(&part, text)?;
+    std::fs::rename(&part, path)
+}
+
+/// Returns the verdicts as `JUnit` XML: one test case per scenario.
+fn junit(verdicts: &[(PathBuf, Result<(), String>)], failed: usize) -> String {
+    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    let count = verdicts.len();
+    line(
+        &mut xml,
+        format_args!("<testsuite name=\"podwire\" tests=\"{count}\" failures=\"{failed}\">"),
+    );
+    for (path, verdict) in verdicts {
+        let name = escaped(&path.to_string_lossy());
+        match verdict {
+            Ok(()) => line(
+                &mut xml,
+                format_args!("  <testcase classname=\"podwire\" name=\"{name}\"/>"),
+            ),
+            Err(why) => {
+                let why = escaped(&anstream::adapter::strip_str(why).to_string());
+                line(
+                    &mut xml,
+                    format_args!(
+                        "  <testcase classname=\"podwire\" name=\"{name}\">\n    <failure message=\"an expectation did not hold\">{why}</failure>\n  </testcase>"
+                    ),
+                );
+            }
+        }
+    }
+    xml += "</testsuite>\n";
+    xml
+}
+
+/// Returns a text as XML 1.0 can hold it.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => safe += "&amp;",
+            '<' => safe += "&lt;",
+            '>' => safe += "&gt;",
+            '"' => safe += "&quot;",
+            '\n' | '\t' => safe.push(letter),
+            other if other.is_control() => safe.push('\u{fffd}'),
+            other => safe.push(other),
+        }
+    }
+    safe
 }
 
 /// Finds all scenarios below a path, in the order of their names.

@@ -268,12 +268,18 @@ impl ReadError {
             ron::Error::ExpectedString => value("expected a string".into()),
             ron::Error::ExpectedArray => value("expected a list, `[`".into()),
             ron::Error::ExpectedMap => value("expected a map, `{`".into()),
+            ron::Error::TrailingCharacters => {
+                let title = "something follows the end of the scenario";
+                Problem::error(ProblemCode::ScnSyntax, title).at(here(), "not part of it")
+            }
             other => {
                 let text = other.to_string();
                 let mut letters = text.chars();
                 let first = letters.next().map(|c| c.to_ascii_lowercase());
                 let title: String = first.into_iter().chain(letters).collect();
-                Problem::error(ProblemCode::ScnSyntax, title).at(here(), "not understood")
+                Problem::error(ProblemCode::ScnSyntax, title)
+                    .at(here(), "not understood")
+                    .help("look for a comma or a closing bracket missing before this place")
             }
         };
         with_path(problem, &self.path)
@@ -571,13 +577,15 @@ Scenario(
           |
         2 |     seed: 1)
           |     ^^^^ not understood
+          |
+          = help: look for a comma or a closing bracket missing before this place
         "#);
         insta::assert_snapshot!(problems("Scenario(title: \"a\") x"), @r#"
-        error[SCN_SYNTAX]: non-whitespace trailing characters
+        error[SCN_SYNTAX]: something follows the end of the scenario
          --> a.ron:1:22
           |
         1 | Scenario(title: "a") x
-          |                      ^ not understood
+          |                      ^ not part of it
         "#);
         insta::assert_snapshot!(problems("Scenaro(title: \"a\")"), @r#"
         error[SCN_UNKNOWN_WORD]: expected `Scenario`, found `Scenaro`

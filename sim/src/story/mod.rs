@@ -5,4 +5,4 @@ pub mod resolve;
 pub mod run;
 
 pub use resolve::{Story, files, resolve, unusable};
-pub use run::{Ran, run};
+pub use run::{Attempted, Ran, run};

@@ -28,6 +28,7 @@ use crate::scenario::file::{
 };
 use crate::scenario::text::{Mark, Text};
 use crate::source::{OriginTable, Source};
+use crate::tool::Tool;
 
 /// A scenario that can be run.
 #[derive(Clone, Debug)]
@@ -67,6 +68,15 @@ pub enum Doing {
         text: String,
         /// What is shown.
         command: Command,
+    },
+    /// A command that sends packets.
+    Tool {
+        /// Where.
+        on: Thing,
+        /// As typed.
+        text: String,
+        /// What it does.
+        tool: Tool,
     },
     /// A fault begins.
     Begin {
@@ -207,7 +217,7 @@ impl Resolver<'_> {
             seed: self.file.seed,
             agenda,
             until: self.file.until.as_ref().map_or(Time::ZERO, |until| until.0),
-            listen: self.listen(),
+            listen: self.listen(&lab),
             hosts: self.host_ports(),
             expect: self.file.expect.clone(),
             origins: std::mem::take(&mut self.origins),
@@ -289,6 +299,9 @@ impl Resolver<'_> {
                     Some(via.mark),
                     "a host's own way into the cluster's networks",
                 );
+            }
+            if let Some(zone) = &host.zone {
+                self.refuse(Some(zone.mark), "the zone of a machine outside");
             }
             if host.ip.0.len() > 1 {
                 self.refuse(Some(host.ip.mark), "a host with several addresses");
@@ -465,7 +478,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn listen(&mut self) -> Vec<Server> {
+    fn listen(&mut self, lab: &Lab) -> Vec<Server> {
         let mut servers = Vec::new();
         for listen in &self.file.listen {
             if !listen.sctp.is_empty() {
@@ -475,6 +488,21 @@ impl Resolver<'_> {
                 Some(ServiceTime::Fixed(delay)) => delay.0,
                 None => Duration::ZERO,
             };
+            let somebody = lab.objects.pods.values().any(|pod| {
+                let here = listen.namespace.as_ref();
+                listen.pods.matches(&pod.labels) && here.is_none_or(|n| **n == pod.key.namespace)
+            });
+            if !somebody {
+                let title = format!("no pod has the labels {}", *listen.pods);
+                let place = match &listen.namespace {
+                    Some(namespace) => format!(" of namespace {}", **namespace),
+                    None => String::new(),
+                };
+                let help = format!(
+                    "the labels of the pods{place} are in the manifests; nobody would listen"
+                );
+                self.problem(ProblemCode::ScnUnknownPod, listen.pods.mark, title, &help);
+            }
             servers.push(Server {
                 pods: listen.clone(),
                 service_time,
@@ -535,10 +563,27 @@ impl Resolver<'_> {
                 return vec![(Duration::ZERO, Doing::Note(text.to_string()))];
             }
             Step::Exec { on, command } => {
-                self.sender(on, lab);
+                let known = self.sender(on, lab);
+                let words: Vec<&str> = command.split_whitespace().collect();
+                match Tool::parse(&words) {
+                    Some(Ok(tool)) if known => {
+                        let doing = Doing::Tool {
+                            on: (**on).clone(),
+                            text: command.to_string(),
+                            tool,
+                        };
+                        return vec![(Duration::ZERO, doing)];
+                    }
+                    Some(Ok(_)) => return Vec::new(),
+                    Some(Err(wrong)) => {
+                        self.problem(ProblemCode::ScnBadValue, command.mark, wrong, "");
+                        return Vec::new();
+                    }
+                    None => {}
+                }
                 let Some(what) = Command::parse(command) else {
                     let title = format!("`{}` is not a command that is modelled", **command);
-                    let help = format!("there are {}", Command::KNOWN);
+                    let help = format!("there are {}, {}", Command::KNOWN, Tool::KNOWN);
                     self.problem(ProblemCode::ScnBadValue, command.mark, title, &help);
                     return Vec::new();
                 };

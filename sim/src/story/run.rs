@@ -22,6 +22,7 @@ use crate::scenario::address::Thing;
 use crate::scenario::expect::{Condition, Expectation, Invariant, Outcome as Wanted};
 use crate::scenario::file::Must;
 use crate::simulation::{AppId, Simulation};
+use crate::tool::Tool;
 use crate::trace::record::{Trace, TraceRecorder};
 use crate::trace::{Fingerprint, Names};
 use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, tcp, udp};
@@ -90,6 +91,7 @@ pub fn run(story: &Story, seed: u64) -> Ran {
         open: BTreeSet::new(),
         owners: Vec::new(),
         codes: BTreeMap::new(),
+        tools: Vec::new(),
         faults: BTreeMap::new(),
         touched: BTreeMap::new(),
         endpoints: Vec::new(),
@@ -114,6 +116,15 @@ enum Task {
     Rules,
 }
 
+/// A command that sends packets.
+struct Running {
+    app: AppId,
+    place: Place,
+    text: String,
+    tool: Tool,
+    ended: bool,
+}
+
 /// A fault that is in force.
 struct Active {
     fault: Fault,
@@ -135,6 +146,8 @@ struct Run<'a> {
     owners: Vec<Option<usize>>,
     /// The last refusal or loss on the way of each open attempt.
     codes: BTreeMap<usize, Code>,
+    /// Commands that send packets.
+    tools: Vec<Running>,
     faults: BTreeMap<String, Active>,
     touched: BTreeMap<String, u64>,
     /// Number of ready endpoints of each Service since when.
@@ -159,10 +172,10 @@ impl Run<'_> {
             self.look();
         }
         let limit = self.simulation.now().max(self.story.until) + PATIENCE;
-        while !self.open.is_empty() && self.simulation.step(limit) {
+        while self.busy() && self.simulation.step(limit) {
             self.look();
         }
-        self.endless = !self.open.is_empty();
+        self.endless = self.busy();
         self.let_pass(self.story.until.max(self.simulation.now()));
         self.check_flat();
         let active: Vec<String> = self.faults.keys().cloned().collect();
@@ -208,6 +221,7 @@ impl Run<'_> {
             Task::Do(Doing::Probe(attempt)) => self.probe(&attempt),
             Task::Do(Doing::Note(text)) => self.note(Action::Note { text }),
             Task::Do(Doing::Exec { on, text, command }) => self.exec(&on, text, &command),
+            Task::Do(Doing::Tool { on, text, tool }) => self.tool(&on, text, tool),
             Task::Do(Doing::Begin { id, fault, lasts }) => self.begin(id, fault, lasts),
             Task::End(id) => self.end(&id),
             Task::Ready(pod, ready) => self.ready(&pod, ready),
@@ -280,6 +294,7 @@ impl Run<'_> {
 
     /// Looks at what happened since the last time: whose it is, and which attempts have ended.
     fn look(&mut self) {
+        self.look_at_tools();
         if self.open.is_empty() {
             return;
         }
@@ -358,6 +373,65 @@ impl Run<'_> {
             text: output,
         };
         self.simulation.note(place, Step::general(action));
+    }
+
+    /// Starts a command that sends packets; what it prints is told when it has ended.
+    fn tool(&mut self, on: &Thing, text: String, tool: Tool) {
+        let made = self.lab.source(on).and_then(|source| {
+            let (program, raw) = tool.program(&self.lab, &source)?;
+            Ok((source, program, raw))
+        });
+        match made {
+            Ok((source, program, raw)) => {
+                let number = self.tools.len();
+                let app = self.simulation.add_app(
+                    source.netns,
+                    &label("command", &text, number),
+                    program,
+                );
+                if raw {
+                    self.simulation.listen_raw(app);
+                }
+                let now = self.simulation.now();
+                self.simulation.start_at(now, app);
+                let place = Place {
+                    netns: Some(source.netns),
+                    dev: None,
+                    stage: Stage::Socket,
+                };
+                self.tools.push(Running {
+                    app,
+                    place,
+                    text,
+                    tool,
+                    ended: false,
+                });
+            }
+            Err(error) => {
+                let text = format!("`{text}` cannot be run: {error}");
+                self.note(Action::Note { text });
+            }
+        }
+    }
+
+    /// Tells what commands have printed that have ended.
+    fn look_at_tools(&mut self) {
+        for running in self.tools.iter_mut().filter(|running| !running.ended) {
+            let mut outcomes = self.simulation.outcomes(running.app).iter();
+            let Some(outcome) = outcomes.find(|outcome| running.tool.ends(outcome)) else {
+                continue;
+            };
+            running.ended = true;
+            let action = Action::Output {
+                command: running.text.clone(),
+                text: running.tool.output(outcome),
+            };
+            self.simulation.note(running.place, Step::general(action));
+        }
+    }
+
+    fn busy(&self) -> bool {
+        !self.open.is_empty() || self.tools.iter().any(|running| !running.ended)
     }
 
     // ---- faults ----

@@ -26,6 +26,7 @@ pub mod icmp;
 pub mod lookup;
 pub mod coredns;
 pub mod probe;
+mod words;
 
 #[cfg(test)]
 mod pipe;

@@ -392,3 +392,79 @@ fn kube_proxy_rules_are_those_of_the_real_program() {
         wrong.join("\n")
     );
 }
+
+#[test]
+fn commands_that_send_packets_print_what_the_real_ones_do() {
+    let shop = "../scenarios/service/shop.yaml";
+    let exec = |words: &[&str]| {
+        let mut all = vec!["podwire", "exec", "pod/shop/client", "-f", shop, "--"];
+        all.extend(words);
+        let report = run(all);
+        (report.exit.code(), report.stdout)
+    };
+    assert_eq!(
+        exec(&["curl", "http://cart:80/"]),
+        (0, "shop/cart\n".to_owned())
+    );
+    let (_, unknown) = exec(&["curl", "carrt"]);
+    assert_eq!(unknown, "curl: (6) Could not resolve host: carrt\n");
+    let (_, hops) = exec(&["traceroute", "-n", "10.244.1.3"]);
+    let routers: Vec<&str> = hops
+        .lines()
+        .skip(1)
+        .filter_map(|l| l.split_whitespace().nth(1))
+        .collect();
+    assert_eq!(
+        routers,
+        ["10.244.0.1", "172.18.0.3", "10.244.1.3"],
+        "{hops}"
+    );
+    let (_, ping) = exec(&["ping", "-c", "2", "10.244.1.3"]);
+    assert!(
+        ping.contains("64 bytes from 10.244.1.3: icmp_seq=2 ttl=62"),
+        "{ping}"
+    );
+    assert!(
+        ping.ends_with("2 packets transmitted, 2 received, 0% packet loss\n"),
+        "{ping}"
+    );
+    assert_eq!(exec(&["ping", "cart"]).0, 2);
+}
+
+#[test]
+fn a_first_scenario_passes_and_overwrites_nothing() {
+    let directory = std::env::temp_dir().join(format!("podwire-init-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let scenario = directory.join("first.ron");
+    let shop = "../scenarios/service/shop.yaml";
+    let out = scenario.to_str().unwrap();
+    let init = || run(["podwire", "init", "-f", shop, "--out", out]);
+    let first = init();
+    assert_eq!(first.exit.code(), 0, "{first:?}");
+    let text = fs::read_to_string(&scenario).unwrap();
+    assert!(
+        text.contains("Outcome(probe: \"cart-80\", is: Connected)"),
+        "{text}"
+    );
+    assert_eq!(init().exit.code(), 2);
+    assert_eq!(fs::read_to_string(&scenario).unwrap(), text);
+
+    // Goldens next to the scenario: written, held, and noticed when they differ.
+    let junit = directory.join("verdicts.xml");
+    let test = |update: bool| {
+        let mut words = vec!["podwire", "test", out, "--junit", junit.to_str().unwrap()];
+        words.extend(update.then_some("--update"));
+        run(words).exit.code()
+    };
+    assert_eq!((test(true), test(false)), (0, 0));
+    let golden = scenario.with_extension("golden");
+    let told = fs::read_to_string(&golden).unwrap();
+    fs::write(&golden, told.replace("tcp SYN\n", "tcp FIN\n")).unwrap();
+    assert_eq!(test(false), 1);
+    let verdicts = fs::read_to_string(&junit).unwrap();
+    assert!(
+        verdicts.contains("failures=\"1\"") && verdicts.contains("told otherwise"),
+        "{verdicts}"
+    );
+    fs::remove_dir_all(&directory).unwrap();
+}

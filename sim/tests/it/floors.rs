@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["manifest"],
     &["render", "scenario"],
     &["attempt"],
+    &["tool"],
     &["story"],
     &["story"],
     &["cli"],

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use super::{Conntrack, Entry};
 use crate::base::{Family, Time};
@@ -61,6 +62,25 @@ impl Conntrack {
 }
 
 impl Entry {
+    /// Returns the connection in a few words, for a trace: protocol, state, both ways, and how long it is believed.
+    pub fn brief(&self, now: Time) -> String {
+        let mut text = format!("{} ", self.original.l4);
+        if let Some(state) = self.proto.state_name() {
+            text += state;
+            text.push(' ');
+        }
+        push_ends(&mut text, &self.original);
+        text += if self.replied {
+            ", answers "
+        } else {
+            ", unanswered, "
+        };
+        push_ends(&mut text, &self.reply);
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", {} s", self.expires.since(now).as_secs());
+        text
+    }
+
     /// Returns the line `conntrack -L` prints.
     pub fn line(&self, now: Time) -> String {
         let family = Family::of(self.original.src);
@@ -86,6 +106,19 @@ impl Entry {
         let _ = write!(line, "mark={} use=1", self.mark);
         line
     }
+}
+
+fn push_ends(text: &mut String, tuple: &FiveTuple) {
+    // Writing to a string cannot fail.
+    let _ = match tuple.l4 {
+        L4::Icmp => write!(text, "{} > {} id {}", tuple.src, tuple.dst, tuple.sport),
+        L4::Tcp | L4::Udp | L4::Sctp => write!(
+            text,
+            "{} > {}",
+            SocketAddr::new(tuple.src, tuple.sport),
+            SocketAddr::new(tuple.dst, tuple.dport)
+        ),
+    };
 }
 
 fn push_tuple(line: &mut String, tuple: &FiveTuple) {

@@ -445,8 +445,8 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         if !R::ENABLED {
             return None;
         }
-        let line = self.entry()?.line(self.cx.now);
-        Some(Decider::new(DeciderKind::Conntrack, line))
+        let brief = self.entry()?.brief(self.cx.now);
+        Some(Decider::new(DeciderKind::Conntrack, brief))
     }
 
     /// The nat hook: the first packet of a connection asks the rules, all are rewritten.

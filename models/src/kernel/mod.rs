@@ -183,13 +183,13 @@ pub struct Skb {
 }
 
 impl Skb {
-    /// Returns a packet with nothing noted yet.
+    /// Returns a packet with nothing noted yet; to rules that come before connection tracking it is INVALID.
     pub fn new(packet: impl Into<Box<Packet>>) -> Self {
         Self {
             packet: packet.into(),
             mark: 0,
             ct: None,
-            ct_info: conntrack::CtInfo::Untracked,
+            ct_info: conntrack::CtInfo::Invalid,
             in_dev: None,
             out_dev: None,
             phys_in: None,

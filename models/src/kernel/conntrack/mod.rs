@@ -7,6 +7,7 @@
 //! Leaves out helpers and expectations (FTP and the like), zones, labels, accounting and the clash resolution of
 //! two first packets on two processors: here packets of one namespace are handled one after the other.
 
+pub mod sctp;
 pub mod state;
 pub mod table;
 pub mod nat;

@@ -232,8 +232,8 @@ impl Conntrack {
 }
 
 /// Rewrites an ICMP error and the header it quotes. The quoted packet travelled the other way, so its other end
-/// changes; the error's own address changes only where it is the address being translated, so that a router in
-/// between keeps its own.
+/// changes. The error's own address changes too, whoever sent it: a client sees errors of routers behind a Service
+/// come from the Service's address.
 fn translate_error(
     entry: &Entry,
     dir: Direction,
@@ -252,9 +252,7 @@ fn translate_error(
         Manip::Source => &mut packet.src,
         Manip::Destination => &mut packet.dst,
     };
-    if *outer == from.0 {
-        *outer = end_of(&target, manip).0;
-    }
+    *outer = end_of(&target, manip).0;
     (from != to).then_some(Rewrite {
         manip,
         from,

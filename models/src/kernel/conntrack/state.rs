@@ -2,13 +2,14 @@
 //!
 //! # Fidelity
 //! The TCP window check leaves out selective acknowledgements and window scaling (windows here are in bytes
-//! already). Of SCTP only the states that set up and end an association are kept; verification tags are not checked.
+//! already). SCTP is in `sctp.rs`.
 
 use std::time::Duration;
 
 use super::Direction;
+use super::sctp::SctpTrack;
 use crate::base::Time;
-use crate::wire::{Packet, SctpChunk, Tcp, TcpFlags};
+use crate::wire::{Packet, Tcp, TcpFlags};
 
 /// Settings of connection tracking (`net.netfilter.nf_conntrack_*`), with the kernel's defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,45 +244,6 @@ impl SctpState {
             Self::HeartbeatSent => "heartbeat_sent",
         }
     }
-
-    /// Returns the state after a chunk, or `None` where the chunk fits no association (`sctp_conntracks`).
-    const fn after(old: Option<Self>, dir: Direction, chunk: SctpChunk) -> Option<Self> {
-        use Direction::{Original, Reply};
-        use SctpChunk as C;
-        let Some(state) = old else {
-            return match (dir, chunk) {
-                (Reply, _) | (Original, C::Abort | C::ShutdownComplete) => None,
-                (Original, C::ShutdownAck) => Some(Self::ShutdownAckSent),
-                (Original, C::Heartbeat) => Some(Self::HeartbeatSent),
-                (
-                    Original,
-                    C::Init
-                    | C::InitAck
-                    | C::CookieEcho
-                    | C::CookieAck
-                    | C::Data
-                    | C::Sack
-                    | C::HeartbeatAck
-                    | C::Shutdown,
-                ) => Some(Self::Closed),
-            };
-        };
-        Some(match (chunk, state, dir) {
-            (C::Abort, _, _)
-            | (C::ShutdownComplete, Self::ShutdownAckSent, _)
-            | (C::Init, Self::ShutdownSent | Self::ShutdownRecd, Original) => Self::Closed,
-            (C::Init, Self::HeartbeatSent, Original) | (C::InitAck, Self::Closed, Reply) => {
-                Self::CookieWait
-            }
-            (C::CookieEcho, Self::CookieWait, _) => Self::CookieEchoed,
-            (C::CookieAck, Self::CookieEchoed, _)
-            | (C::HeartbeatAck, Self::HeartbeatSent, Reply) => Self::Established,
-            (C::Shutdown, Self::Established, Original) => Self::ShutdownSent,
-            (C::Shutdown, Self::Established, Reply) => Self::ShutdownRecd,
-            (C::ShutdownAck, Self::ShutdownSent | Self::ShutdownRecd, _) => Self::ShutdownAckSent,
-            (_, same, _) => same,
-        })
-    }
 }
 
 /// What is known of one connection besides its tuples.
@@ -297,7 +259,7 @@ pub enum Proto {
     /// ICMP echo.
     Icmp,
     /// SCTP.
-    Sctp(SctpState),
+    Sctp(SctpTrack),
 }
 
 /// What a packet does to its connection.
@@ -816,7 +778,7 @@ impl Proto {
                 stream_from: now + Duration::from_secs(2),
             }),
             Transport::Sctp(sctp) => {
-                SctpState::after(None, Direction::Original, sctp.chunk).map(Self::Sctp)
+                SctpTrack::begin(sctp.chunk).map(Self::Sctp)
             }
             Transport::Icmp(Icmp::EchoRequest { .. }) => Some(Self::Icmp),
             Transport::Icmp(
@@ -864,21 +826,20 @@ impl Proto {
                 Family::V4 => settings.icmp,
                 Family::V6 => settings.icmpv6,
             })),
-            (Self::Sctp(state), Transport::Sctp(sctp)) => {
-                let old = *state;
-                if !fresh {
-                    let Some(new) = SctpState::after(Some(old), dir, sctp.chunk) else {
-                        return Effect::Invalid;
-                    };
-                    *state = new;
-                    if old == SctpState::CookieEchoed
-                        && new == SctpState::Established
-                        && dir == Direction::Reply
-                    {
-                        *assured = true;
-                    }
+            (Self::Sctp(track), Transport::Sctp(sctp)) => {
+                let done = if fresh {
+                    Some((true, false))
+                } else {
+                    track.chunk(dir, sctp.chunk)
+                };
+                let Some((refresh, established)) = done else {
+                    return Effect::Invalid;
+                };
+                *assured |= established;
+                if !refresh {
+                    return Effect::Keep;
                 }
-                let timeout = settings.sctp.get(*state as usize).copied().unwrap_or(0);
+                let timeout = settings.sctp.get(track.state as usize).copied().unwrap_or(0);
                 Effect::Refresh(seconds(timeout))
             }
             (Self::Tcp(_) | Self::Sctp(_), _) => Effect::Invalid,
@@ -889,7 +850,7 @@ impl Proto {
     pub const fn state_name(&self) -> Option<&'static str> {
         match self {
             Self::Tcp(track) => Some(track.state.name()),
-            Self::Sctp(state) => Some(state.name()),
+            Self::Sctp(track) => Some(track.state.name()),
             Self::Udp { .. } | Self::Icmp => None,
         }
     }

@@ -7,7 +7,7 @@
 use super::state::{CtSettings, Effect, Proto};
 use super::{CtInfo, CtRef, Direction};
 use crate::base::{Family, FxIndexMap, Time, hash};
-use crate::wire::{DevIndex, FiveTuple, Icmp, Manip, Packet, Transport};
+use crate::wire::{DevIndex, FiveTuple, Icmp, Manip, Packet, TcpFlags, Transport};
 
 /// One connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +129,22 @@ pub enum Tracked {
     Full,
 }
 
+/// Whether some TCP sends segments with these flags (`tcp_valid_flags` of `nf_conntrack_proto_tcp.c`).
+const fn tcp_flags_make_sense(flags: TcpFlags) -> bool {
+    let (fin, syn, rst) = (TcpFlags::FIN.0, TcpFlags::SYN.0, TcpFlags::RST.0);
+    let (ack, urg) = (TcpFlags::ACK.0, TcpFlags::URG.0);
+    let bits = flags.0 & (fin | syn | rst | ack | urg);
+    bits == syn
+        || bits == syn | urg
+        || bits == syn | ack
+        || bits == rst
+        || bits == rst | ack
+        || bits == fin | ack
+        || bits == fin | ack | urg
+        || bits == ack
+        || bits == ack | urg
+}
+
 impl Conntrack {
     /// Returns an empty table.
     pub fn new(settings: CtSettings) -> Self {
@@ -229,6 +245,7 @@ impl Conntrack {
             Transport::Icmp(
                 Icmp::NeighbourSolicitation { .. } | Icmp::NeighbourAdvertisement { .. },
             ) => return Tracked::Untracked,
+            Transport::Tcp(tcp) if !tcp_flags_make_sense(tcp.flags) => return self.invalid(),
             Transport::Icmp(Icmp::EchoRequest { .. } | Icmp::EchoReply { .. })
             | Transport::Tcp(_)
             | Transport::Udp(_)

@@ -59,8 +59,6 @@ enum Flow {
     Back,
     /// With a verdict for the table.
     Accept,
-    /// NOTRACK: like accept.
-    Untracked,
     /// The packet ends here.
     End(Ending),
 }
@@ -92,8 +90,8 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     fn stages(&mut self) -> Result<(), Ending> {
         match self.hook {
             Hook::Prerouting => {
-                let tracked = self.table(Table::Raw)?;
-                self.track(tracked)?;
+                self.table(Table::Raw)?;
+                self.track()?;
                 self.table(Table::Mangle)?;
                 self.nat(Manip::Destination)
             }
@@ -109,8 +107,8 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 Ok(())
             }
             Hook::Output => {
-                let tracked = self.table(Table::Raw)?;
-                self.track(tracked)?;
+                self.table(Table::Raw)?;
+                self.track()?;
                 self.table(Table::Mangle)?;
                 self.nat(Manip::Destination)?;
                 self.table(Table::Filter)?;
@@ -162,16 +160,16 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
 
     // ---- rules ----
 
-    /// Goes through the built-in chain of a table; returns whether the packet may be tracked.
-    fn table(&mut self, table: Table) -> Result<bool, Ending> {
+    /// Goes through the built-in chain of a table.
+    fn table(&mut self, table: Table) -> Result<(), Ending> {
         let rules = self.rules;
         let index = rules.index.get(table as usize);
         let start = index.and_then(|index| index.hooks.get(self.hook as usize).copied().flatten());
         let Some(start) = start else {
-            return Ok(true);
+            return Ok(());
         };
         let (Some(chains), Some(index)) = (rules.source.tables.get(&table), index) else {
-            return Ok(true);
+            return Ok(());
         };
         let within = Within {
             table,
@@ -179,11 +177,10 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             index,
         };
         let Some((name, chain)) = within.chains.get_index(start as usize) else {
-            return Ok(true);
+            return Ok(());
         };
         match self.chain(within, start) {
-            Flow::Accept => Ok(true),
-            Flow::Untracked => Ok(false),
+            Flow::Accept => Ok(()),
             Flow::End(ending) => Err(ending),
             Flow::Back if chain.policy == Some(ChainPolicy::Drop) => Err(Ending {
                 verdict: NfVerdict::Drop(Code::NfPolicyDrop),
@@ -192,7 +189,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                     Decider::new(DeciderKind::ChainPolicy, text)
                 }),
             }),
-            Flow::Back => Ok(true),
+            Flow::Back => Ok(()),
         }
     }
 
@@ -322,7 +319,12 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 };
                 Some(self.set_up(Manip::Destination, &range, None))
             }
-            Target::Notrack => Some(Flow::Untracked),
+            Target::Notrack => {
+                if self.skb.ct.is_none() {
+                    self.skb.ct_info = CtInfo::Untracked;
+                }
+                None
+            }
             Target::Log { .. } => None,
             Target::Tcpmss(limit) => {
                 self.clamp_mss(*limit);
@@ -366,10 +368,18 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         let path = smallest.into_iter().flatten().min().unwrap_or(u32::MAX);
         let clamped = u16::try_from(path.saturating_sub(headers)).unwrap_or(u16::MAX);
         let limit = limit.unwrap_or(clamped);
-        if let Transport::Tcp(tcp) = &mut self.skb.packet.transport
-            && let Some(mss) = &mut tcp.mss
-        {
-            *mss = (*mss).min(limit);
+        // A SYN without the option gets one, with what RFC 9293 §3.7.1 takes for granted.
+        let granted = match self.rules.family {
+            Family::V4 => 536,
+            Family::V6 => 1220,
+        };
+        let empty = self.skb.packet.payload.is_empty();
+        if let Transport::Tcp(tcp) = &mut self.skb.packet.transport {
+            tcp.mss = match tcp.mss {
+                Some(mss) => Some(mss.min(limit)),
+                None if empty => Some(limit.min(granted)),
+                None => None,
+            };
         }
     }
 
@@ -392,17 +402,18 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     // ---- connection tracking and translation ----
 
     /// The conntrack hook.
-    fn track(&mut self, wanted: bool) -> Result<(), Ending> {
+    fn track(&mut self) -> Result<(), Ending> {
         let Some(table) = &mut self.ct else {
             return Ok(());
         };
         if self.skb.ct.is_some() {
             return Ok(());
         }
-        let tracked = if wanted {
-            table.track(&self.skb.packet, self.cx.now)
-        } else {
+        // What came back over `lo` stays untracked.
+        let tracked = if self.skb.ct_info == CtInfo::Untracked {
             Tracked::Untracked
+        } else {
+            table.track(&self.skb.packet, self.cx.now)
         };
         let info = match tracked {
             Tracked::Entry(ct, info) => {
@@ -455,8 +466,10 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             return Ok(());
         };
         let info = self.skb.ct_info;
+        // A reset that answers for a rule is related to a connection that is new (`nf_nat_inet_fn`).
+        let error = matches!(self.skb.packet.transport, Transport::Icmp(_));
         let asks = ct.is_pending()
-            && info == CtInfo::New
+            && (info == CtInfo::New || (info.is_related() && !error))
             && self.entry().is_some_and(|entry| !entry.is_set_up(manip));
         if asks {
             self.table(Table::Nat)?;
@@ -623,7 +636,13 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 let Some(entry) = self.entry() else {
                     return false;
                 };
-                holds(Some(*port), |range| range.contains(entry.original.dport))
+                // Where there are no ports the kernel compares what lies in their place: type and code.
+                let dport = match (entry.original.l4, self.rules.family) {
+                    (L4::Icmp, Family::V4) => 8 << 8,
+                    (L4::Icmp, Family::V6) => 128 << 8,
+                    (L4::Tcp | L4::Udp | L4::Sctp, _) => entry.original.dport,
+                };
+                holds(Some(*port), |range| range.contains(dport))
             }
             Match::CtOrigDst(net) => {
                 let Some(entry) = self.entry() else {
@@ -634,8 +653,8 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             Match::AddrType { src, dst, limit_in } => {
                 let only = if *limit_in { self.skb.in_dev } else { None };
                 let packet = &self.skb.packet;
-                holds(*src, |t| addr_type(self.ns, packet.src, only) == t)
-                    && holds(*dst, |t| addr_type(self.ns, packet.dst, only) == t)
+                holds(*src, |t| has_type(self.ns, packet.src, only, t))
+                    && holds(*dst, |t| has_type(self.ns, packet.dst, only, t))
             }
             Match::Random(chance) => {
                 let key = hash::combine(
@@ -810,6 +829,30 @@ impl Probability {
         } else {
             Ratio::new(stored, Self::ONE)
         }
+    }
+}
+
+/// Whether an address is of a type, anywhere or on one device only (`xt_addrtype`).
+fn has_type(ns: &Netns, addr: IpAddr, only: Option<DevIndex>, wanted: AddrType) -> bool {
+    match addr {
+        IpAddr::V4(_) => addr_type(ns, addr, only) == wanted,
+        IpAddr::V6(v6) => has_type_v6(ns, v6, only, wanted),
+    }
+}
+
+/// In IPv6 the types are no partition: a local address is unicast too.
+fn has_type_v6(ns: &Netns, addr: Ipv6Addr, only: Option<DevIndex>, wanted: AddrType) -> bool {
+    let ip = IpAddr::V6(addr);
+    match wanted {
+        AddrType::Unspec => addr.is_unspecified(),
+        AddrType::Multicast => addr.is_multicast(),
+        AddrType::Unicast => !addr.is_multicast() && !addr.is_unspecified(),
+        AddrType::Local => addr_type(ns, ip, only) == AddrType::Local,
+        AddrType::Unreachable => {
+            let there = ns.route(ip).ok().and_then(|_| ns.fib.lookup(ip));
+            there.is_none_or(|route| only.is_some() && route.dev != only)
+        }
+        AddrType::Broadcast | AddrType::Anycast | AddrType::Blackhole | AddrType::Prohibit => false,
     }
 }
 

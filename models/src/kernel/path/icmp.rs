@@ -1,9 +1,10 @@
 //! Errors and answers the kernel makes itself: ICMP errors and their rate limit, echo, TCP resets, reassembly, and
 //! the path MTU they teach.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use super::super::link::Scope;
 use super::super::netfilter::chain::RejectWith;
 use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
 use crate::base::{Dice, Family, FxIndexMap, Time};
@@ -67,6 +68,15 @@ impl IcmpState {
     }
 }
 
+/// Returns the type of service of an error: internetwork control, with the low bits of the culprit's
+/// (`icmp_send`). `ICMPv6` errors have none.
+fn error_tos(about: &Packet) -> u8 {
+    match about.family() {
+        Family::V4 => 0xc0 | (about.tos & 0x1e),
+        Family::V6 => 0,
+    }
+}
+
 impl Netns {
     /// Answers a refusal by a rule (`nf_reject_ipv4.c`).
     pub(super) fn refuse<D: Dice, R: Recorder>(
@@ -97,7 +107,10 @@ impl Netns {
                     | Icmp::NeighbourAdvertisement { .. }
             )
         );
-        if about_error || packet.src.is_unspecified() || !self.answerable(packet) {
+        // While it answers a ping the kernel cannot send an error (`icmp_xmit_lock`).
+        let busy = skb.in_dev.is_none()
+            && matches!(packet.transport, Transport::Icmp(Icmp::EchoReply { .. }));
+        if about_error || busy || packet.src.is_unspecified() || !self.answerable(packet) {
             return;
         }
         let Ok(hop) = self.route(packet.src) else {
@@ -109,7 +122,7 @@ impl Netns {
         let src = if self.is_local(packet.dst) {
             packet.dst
         } else {
-            hop.src
+            self.error_source_v6(skb).unwrap_or(hop.src)
         };
         let answer = Packet {
             id: cx.packet_id(),
@@ -117,7 +130,7 @@ impl Netns {
             src,
             dst: packet.src,
             ttl: self.sysctls.default_ttl(),
-            tos: 0xc0,
+            tos: error_tos(packet),
             df: packet.src.is_ipv6(),
             fragment: None,
             transport: Transport::Icmp(Icmp::Error {
@@ -127,6 +140,23 @@ impl Netns {
             payload: Payload::Empty,
         };
         self.answer(&skb.packet, answer, Some(skb), cx);
+    }
+
+    /// An IPv6 error says by which device the culprit came in (`icmp6_send`); IPv4 takes the address of the way back.
+    fn error_source_v6(&self, skb: &Skb) -> Option<IpAddr> {
+        let IpAddr::V6(to) = skb.packet.src else {
+            return None;
+        };
+        let device = self.device(skb.in_dev?)?;
+        let global = device.addrs.iter().filter(|a| a.scope == Scope::Global);
+        let addrs = global.filter_map(|a| match a.net.addr() {
+            IpAddr::V6(addr) => Some(addr),
+            IpAddr::V4(_) => None,
+        });
+        // Of several, the one that shares most with whom it goes to (RFC 6724 rule 8); of equals, the first.
+        let common = |a: &Ipv6Addr| (a.to_bits() ^ to.to_bits()).leading_zeros();
+        let best = addrs.reduce(|best, a| if common(&a) > common(&best) { a } else { best });
+        best.map(IpAddr::V6)
     }
 
     fn rate_limited<D: Dice, R: Recorder>(
@@ -191,7 +221,7 @@ impl Netns {
         let Transport::Tcp(tcp) = packet.transport else {
             return;
         };
-        if tcp.flags.contains(TcpFlags::RST) {
+        if tcp.flags.contains(TcpFlags::RST) || !self.answerable(packet) {
             return;
         }
         let with_ack = tcp.flags.contains(TcpFlags::ACK);
@@ -221,7 +251,8 @@ impl Netns {
             src: packet.dst,
             dst: packet.src,
             ttl: self.sysctls.default_ttl(),
-            tos: 0,
+            // A socket's answer keeps the type of service; a rule's has none (`nf_reject_iphdr_put`).
+            tos: if of_connection.is_none() { packet.tos } else { 0 },
             df: true,
             fragment: None,
             transport: Transport::Tcp(reset),

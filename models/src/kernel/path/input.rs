@@ -1,6 +1,6 @@
 //! From a device to the socket, or to forwarding.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::super::config::RouteKind;
 use super::super::link::DeviceKind;
@@ -92,10 +92,17 @@ impl Netns {
             return;
         }
         let dst = skb.packet.dst;
-        let for_all =
-            dst.is_multicast() || matches!(dst, IpAddr::V4(a) if self.is_broadcast_of(in_dev, a));
+        let for_all = self.has_joined(dst)
+            || matches!(dst, IpAddr::V4(a) if self.is_broadcast_of(in_dev, a));
+        if dst.is_multicast() && !for_all {
+            let code = Code::NotForUs;
+            self.drop_packet(&skb.packet, skb.in_dev, Stage::Routing, code, None, cx);
+            return;
+        }
         let route = self.fib.lookup(dst);
-        if for_all || route.is_some_and(|route| route.kind == RouteKind::Local) {
+        // What is for all on any of its networks is for this machine too.
+        let here = |kind| matches!(kind, RouteKind::Local | RouteKind::Broadcast);
+        if for_all || route.is_some_and(|route| here(route.kind)) {
             let place = self.place(skb.in_dev, Stage::Routing);
             cx.step(place, || {
                 let step = Step::about(&skb.packet, Action::RoutedLocal);
@@ -129,6 +136,21 @@ impl Netns {
                 self.forward(skb, hop.mtu, cx);
             }
             Err(errno) => self.no_route(&skb, errno, cx),
+        }
+    }
+
+    /// Whether a multicast group is one every host belongs to, or the one neighbours ask for its addresses at
+    /// (RFC 4291 §2.8).
+    fn has_joined(&self, group: IpAddr) -> bool {
+        match group {
+            IpAddr::V4(a) => a == Ipv4Addr::new(224, 0, 0, 1),
+            IpAddr::V6(a) => {
+                let [scope, .., last] = a.segments();
+                let all_nodes = a.segments() == [scope, 0, 0, 0, 0, 0, 0, 1];
+                let all_routers = last == 2 && self.sysctls.forwarding(Family::V6);
+                let solicited = a.octets().starts_with(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]);
+                matches!(scope, 0xff01 | 0xff02) && (all_nodes || all_routers) || solicited
+            }
         }
     }
 
@@ -227,8 +249,25 @@ impl Netns {
                 kernel("127.0.0.0/8 comes from loopback only"),
             ));
         }
-        if src.is_unspecified() {
-            return Ok(());
+        if let IpAddr::V4(addr) = src
+            && addr.octets().first() == Some(&0)
+        {
+            // Only somebody who asks for an address may have none (`ip_route_input_slow`, `ip_mc_validate_source`).
+            let asks = match dst {
+                IpAddr::V4(to) => {
+                    let all_hosts = to.octets().starts_with(&[224, 0, 0]);
+                    to.is_broadcast() || all_hosts || (addr.is_unspecified() && to.is_unspecified())
+                }
+                IpAddr::V6(_) => true,
+            };
+            return if asks {
+                Ok(())
+            } else {
+                Err((
+                    Code::MartianSource,
+                    kernel("0.0.0.0/8 is the source of broadcasts only"),
+                ))
+            };
         }
         let type_of = self.addr_type(src);
         if type_of == AddrType::Local && self.sysctls.device(name, "accept_local") == 0 {
@@ -310,7 +349,10 @@ impl Netns {
         }
     }
 
-    /// No socket takes the packet: TCP answers RST, the others ICMP port unreachable.
+    /// No socket takes the packet: TCP answers RST, UDP port unreachable, SCTP protocol unreachable.
+    ///
+    /// # Fidelity
+    /// Where the SCTP module is loaded, the kernel answers ABORT instead.
     fn nobody_listens<D: Dice, R: Recorder>(
         &mut self,
         skb: &Skb,
@@ -340,9 +382,14 @@ impl Netns {
             }
             Transport::Tcp(_) | Transport::Udp(_) | Transport::Sctp(_) | Transport::Icmp(_) => code,
         };
+        // Nobody here speaks SCTP: the module is loaded on first use only.
+        let error = match l4 {
+            L4::Sctp => IcmpError::ProtoUnreachable,
+            L4::Tcp | L4::Udp | L4::Icmp => IcmpError::PortUnreachable,
+        };
         let with = match l4 {
             L4::Tcp => "tcp-reset".to_owned(),
-            L4::Udp | L4::Sctp | L4::Icmp => IcmpError::PortUnreachable.to_string(),
+            L4::Udp | L4::Sctp | L4::Icmp => error.to_string(),
         };
         cx.step(self.place(skb.in_dev, Stage::Socket), || {
             let by = Decider::new(DeciderKind::Socket, text);
@@ -351,7 +398,10 @@ impl Netns {
         match l4 {
             L4::Tcp => self.send_reset(skb, None, cx),
             L4::Udp | L4::Sctp | L4::Icmp => {
-                self.icmp_error(skb, IcmpError::PortUnreachable, cx);
+                // UDP forgets the connection before it answers (`nf_reset_ct`).
+                let mut skb = skb.clone();
+                skb.ct = skb.ct.filter(|_| l4 != L4::Udp);
+                self.icmp_error(&skb, error, cx);
             }
         }
     }

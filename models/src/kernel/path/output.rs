@@ -98,8 +98,13 @@ impl Netns {
                 }
             }
         }
-        self.postroute(skb, mtu, cx);
-        Ok(())
+        let packet = skb.packet.clone();
+        match self.postroute(skb, mtu, cx) {
+            Filtered::Ended(code) if !tcp => {
+                Err(self.fail(&packet, code, Errno::EPERM, None, cx))
+            }
+            Filtered::Ended(_) | Filtered::Passes => Ok(()),
+        }
     }
 
     /// `ip_forward`: time to live, size, FORWARD, and on.
@@ -147,9 +152,10 @@ impl Netns {
         mut skb: Skb,
         mtu: u32,
         cx: &mut Cx<'_, D, R>,
-    ) {
-        if self.filter(Hook::Postrouting, &mut skb, cx) != Filtered::Passes {
-            return;
+    ) -> Filtered {
+        let filtered = self.filter(Hook::Postrouting, &mut skb, cx);
+        if filtered != Filtered::Passes {
+            return filtered;
         }
         if skb.packet.len() > mtu && skb.packet.df {
             self.too_big(&skb, mtu, Stage::Transmit, cx);
@@ -158,6 +164,7 @@ impl Netns {
         } else {
             self.neighbour_output(skb, cx);
         }
+        Filtered::Passes
     }
 
     /// `ip_fragment`: pieces of a multiple of eight bytes each.
@@ -250,10 +257,10 @@ impl Netns {
         }
     }
 
-    /// A packet to one of the own addresses comes in again from `lo`, still attached to its connection.
+    /// A packet to one of the own addresses comes in again from `lo`, still attached to its connection and with its
+    /// mark.
     fn loop_back<D: Dice, R: Recorder>(&mut self, skb: Skb, cx: &mut Cx<'_, D, R>) {
         let again = Skb {
-            mark: 0,
             in_dev: Some(DevIndex::LO),
             out_dev: None,
             phys_in: None,

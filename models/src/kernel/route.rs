@@ -4,7 +4,7 @@
 //! Source: `net/ipv4/fib_trie.c`, `ip-route(8)`.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::OnceLock;
 
 use ipnet::IpNet;
@@ -407,7 +407,10 @@ impl Netns {
     pub fn route(&self, dst: IpAddr) -> Result<Hop, Errno> {
         let mut hop = self.hop(self.fib.lookup(dst), dst)?;
         if hop.src.is_unspecified() && !hop.local {
-            let src = self.select_addr(hop.dev, hop.next_hop, Family::of(dst));
+            let src = match dst {
+                IpAddr::V4(_) => self.select_addr(hop.dev, hop.next_hop, Family::V4),
+                IpAddr::V6(to) => self.select_addr_v6(hop.dev, to),
+            };
             hop.src = src.unwrap_or(hop.src);
         }
         Ok(hop)
@@ -470,8 +473,46 @@ impl Netns {
     }
 
     /// Returns the address MASQUERADE takes for packets that leave by `dev` towards `next_hop`.
-    pub fn masquerade_source(&self, dev: DevIndex, next_hop: IpAddr) -> Option<IpAddr> {
-        self.select_addr(dev, next_hop, Family::of(next_hop))
+    pub fn masquerade_source(
+        &self,
+        dev: DevIndex,
+        next_hop: IpAddr,
+        dst: IpAddr,
+    ) -> Option<IpAddr> {
+        match dst {
+            IpAddr::V4(_) => self.select_addr(dev, next_hop, Family::V4),
+            IpAddr::V6(dst) => self.select_addr_v6(dev, dst),
+        }
+    }
+
+    /// Chooses an IPv6 source among the addresses of all devices (RFC 6724 §5, `ipv6_dev_get_saddr`): the destination
+    /// itself, else one of its scope, of the device, sharing most with it; of equals the first.
+    ///
+    /// # Fidelity
+    /// Addresses are never deprecated, temporary or of a mobile home; all have the same label.
+    pub(super) fn select_addr_v6(&self, dev: DevIndex, dst: Ipv6Addr) -> Option<IpAddr> {
+        let narrow = dst.is_unicast_link_local();
+        let mut best: Option<((bool, bool, bool, u32), Ipv6Addr)> = None;
+        for device in self.devices.iter().flatten() {
+            if narrow && device.index != dev {
+                continue;
+            }
+            for own in &device.addrs {
+                let IpAddr::V6(addr) = own.net.addr() else {
+                    continue;
+                };
+                if addr.is_loopback() && !dst.is_loopback() {
+                    continue;
+                }
+                let same_scope = addr.is_unicast_link_local() == narrow;
+                let common = (addr.to_bits() ^ dst.to_bits()).leading_zeros();
+                let rank = (addr == dst, same_scope, device.index == dev, common);
+                if best.is_none_or(|(least, _)| rank > least) {
+                    best = Some((rank, addr));
+                }
+            }
+        }
+        best.map(|(_, addr)| IpAddr::V6(addr))
     }
 
     /// `inet_select_addr` of `net/ipv4/devinet.c`: the primary address of the device whose subnet contains the

@@ -548,7 +548,7 @@ fn masquerade_takes_the_primary_address_of_the_next_hops_subnet() {
     net.link(NODE, "veth0", 1500, NewLinkKind::Veth);
     let eth0 = net.dev(NODE, "eth0");
     let veth0 = net.dev(NODE, "veth0");
-    let source = |dev, hop: &str| net.netns[NODE].masquerade_source(dev, ip(hop));
+    let source = |dev, hop: &str| net.netns[NODE].masquerade_source(dev, ip(hop), ip(hop));
     assert_eq!(source(eth0, "192.168.50.100"), Some(ip("192.168.50.1")));
     assert_eq!(source(eth0, "10.9.0.7"), Some(ip("10.9.0.1")));
     assert_eq!(source(eth0, "172.16.0.1"), Some(ip("192.168.50.1")));

@@ -148,7 +148,11 @@ fn transport(packet: &Packet) -> Vec<u8> {
         Transport::Sctp(sctp) => {
             bytes.extend(sctp.sport.to_be_bytes());
             bytes.extend(sctp.dport.to_be_bytes());
-            let tag = if sctp.chunk == SctpChunk::Init { 0 } else { VERIFICATION_TAG };
+            let tag = if sctp.chunk == SctpChunk::Init {
+                0
+            } else {
+                VERIFICATION_TAG
+            };
             bytes.extend(tag.to_be_bytes());
             bytes.extend([0; 4]);
             let kind = CHUNKS.iter().find(|(c, _)| *c == sctp.chunk).unwrap().1;
@@ -187,6 +191,9 @@ fn transport(packet: &Packet) -> Vec<u8> {
         }
     }
     bytes.resize(bytes.len() + data, 0);
+    if bytes.is_empty() {
+        return bytes; // neighbour discovery has no spelling here
+    }
     if let Some(at) = sum_at {
         let pseudo = pseudo_header(packet, bytes.len());
         let sum = match checksum(&[pseudo, bytes.clone()].concat()) {
@@ -287,7 +294,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 pub(crate) fn decode(bytes: &[u8]) -> Option<Frame> {
     let mac = |at: usize| Some(Mac(bytes.get(at..at + 6)?.try_into().ok()?));
     let body = match bytes.get(12..14)? {
-        [0x08, 0x00] | [0x86, 0xdd] => Body::Ip(decode_packet(bytes.get(14..)?)?),
+        [0x08, 0x00] | [0x86, 0xdd] => Body::Ip(Box::new(decode_packet(bytes.get(14..)?)?)),
         _ => return None,
     };
     Some(Frame {
@@ -428,7 +435,10 @@ fn decode_icmp(body: &[u8], packet: &Packet) -> Option<(Transport, usize)> {
                 *mtu = be32(body, 4)?;
             }
             let about = decode_quoted(body.get(8..)?)?;
-            return Some((Transport::Icmp(Icmp::Error { kind: error, about }), body.len()));
+            return Some((
+                Transport::Icmp(Icmp::Error { kind: error, about }),
+                body.len(),
+            ));
         }
     };
     Some((Transport::Icmp(icmp), 8))
@@ -506,7 +516,7 @@ pub(crate) fn describe(frame: &Frame) -> String {
         transport,
         payload,
         ..
-    } = packet;
+    } = &**packet;
     let what = match transport {
         Transport::Tcp(tcp) => format!(
             "tcp {}>{} {} seq {} ack {} win {} mss {:?}",
@@ -528,7 +538,12 @@ pub(crate) fn describe(frame: &Frame) -> String {
     };
     let df = if *df { " DF" } else { "" };
     let fragment = fragment.map_or_else(String::new, |f| {
-        format!(" fragment {}+{}{}", f.offset, f.len, if f.more { "+" } else { "" })
+        format!(
+            " fragment {}+{}{}",
+            f.offset,
+            f.len,
+            if f.more { "+" } else { "" }
+        )
     });
     let len = match transport {
         // How much of the culprit is quoted differs.
@@ -538,5 +553,8 @@ pub(crate) fn describe(frame: &Frame) -> String {
         Transport::Sctp(_) => 0,
         _ => payload.len(),
     };
-    format!("{src} > {dst} {what} data {len} ttl {ttl} tos {tos:#x}{df}{fragment} to {}", frame.dst)
+    format!(
+        "{src} > {dst} {what} data {len} ttl {ttl} tos {tos:#x}{df}{fragment} to {}",
+        frame.dst
+    )
 }

@@ -15,7 +15,9 @@ fn brief(rules: &str) -> String {
             continue;
         }
         for line in table.lines() {
-            let name = line.strip_prefix(':').and_then(|rest| rest.split_once(" - "));
+            let name = line
+                .strip_prefix(':')
+                .and_then(|rest| rest.split_once(" - "));
             let unused = name.is_some_and(|(name, _)| {
                 let words = |l: &&str| l.starts_with("-A") && l.split(' ').any(|w| w == name);
                 !table.lines().any(|l| words(&l))
@@ -86,7 +88,7 @@ impl Shot {
         Frame {
             src: mac(side, 2),
             dst: mac(side, 1),
-            body: Body::Ip(self.packet.clone()),
+            body: Body::Ip(Box::new(self.packet.clone())),
         }
     }
 
@@ -118,7 +120,9 @@ impl Case {
 
     /// Reads what [`Self::text`] wrote.
     pub(crate) fn read(text: &str) -> Self {
-        let (head, shots) = text.split_once("\n\n").expect("an empty line ends the rules");
+        let (head, shots) = text
+            .split_once("\n\n")
+            .expect("an empty line ends the rules");
         let mut sysctls = Vec::new();
         for line in head.lines() {
             if let Some((name, value)) = line

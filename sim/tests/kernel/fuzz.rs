@@ -23,7 +23,9 @@ struct Difference {
 fn compare(case: &Case, router: &mut Router) -> Result<(), Difference> {
     let broken = |says: String| Difference { at: 0, says };
     let mut twin = Twin::new(case).map_err(|e| broken(format!("load: podwire: {e}")))?;
-    router.load(case).map_err(|e| broken(format!("load: kernel: {e}")))?;
+    router
+        .load(case)
+        .map_err(|e| broken(format!("load: kernel: {e}")))?;
     for (at, shot) in case.shots.iter().enumerate() {
         if !twin.can_tell(shot) {
             continue;
@@ -41,7 +43,11 @@ fn differ(twin: &Twin, at: usize, ours: &Seen, real: &Seen) -> Result<(), Differ
     let mut says = String::new();
     for (chain, counts) in &ours.counters {
         if real.counters.get(chain) != Some(counts) {
-            let _ = writeln!(says, "{chain}: podwire {counts:?} kernel {:?}", real.counters.get(chain));
+            let _ = writeln!(
+                says,
+                "{chain}: podwire {counts:?} kernel {:?}",
+                real.counters.get(chain)
+            );
         }
     }
     for (chain, counts) in &real.counters {
@@ -50,11 +56,19 @@ fn differ(twin: &Twin, at: usize, ours: &Seen, real: &Seen) -> Result<(), Differ
         }
     }
     if ours.frames != real.frames {
-        let _ = writeln!(says, "podwire: {:#?}\nkernel: {:#?}", ours.frames, real.frames);
+        let _ = writeln!(
+            says,
+            "podwire: {:#?}\nkernel: {:#?}",
+            ours.frames, real.frames
+        );
     }
     if (&ours.errno, ours.delivered) != (&real.errno, real.delivered) {
         let (a, b) = (&ours.errno, &real.errno);
-        let _ = writeln!(says, "errno {a:?} / {b:?}, delivered {} / {}", ours.delivered, real.delivered);
+        let _ = writeln!(
+            says,
+            "errno {a:?} / {b:?}, delivered {} / {}",
+            ours.delivered, real.delivered
+        );
     }
     for (place, step) in &twin.steps {
         let _ = writeln!(says, "  {:?} {:?} {:?}", place.stage, step.action, step.by);
@@ -103,14 +117,19 @@ fn shrink(mut case: Case, first: Difference, router: &mut Router) -> (Case, Diff
             tries.push(less);
         }
         let lines: Vec<&str> = case.rules.lines().collect();
-        for n in (0..lines.len()).rev().filter(|n| lines[*n].starts_with("-A")) {
+        for n in (0..lines.len())
+            .rev()
+            .filter(|n| lines[*n].starts_with("-A"))
+        {
             let mut left = lines.clone();
             left.remove(n);
             let mut less = case.clone();
             less.rules = left.join("\n") + "\n";
             tries.push(less);
         }
-        for n in (0..case.sysctls.len()).filter(|n| case.sysctls[*n].1 != i64::from(case.sysctls[*n].0.ends_with("_loose"))) {
+        for n in (0..case.sysctls.len())
+            .filter(|n| case.sysctls[*n].1 != i64::from(case.sysctls[*n].0.ends_with("_loose")))
+        {
             let mut less = case.clone();
             less.sysctls[n].1 = i64::from(less.sysctls[n].0.ends_with("_loose"));
             tries.push(less);
@@ -156,11 +175,25 @@ fn random_rules_and_packets() {
             }] += 1;
         }
         if let Some(difference) = difference {
-            assert!(!difference.says.starts_with("load:"), "seed {seed}: {}\n{}", difference.says, case.rules);
+            assert!(
+                !difference.says.starts_with("load:"),
+                "seed {seed}: {}\n{}",
+                difference.says,
+                case.rules
+            );
             let (case, difference) = shrink(case, difference, &mut router);
-            println!("\n===== seed {seed}: packet {}\n{}\n{}", difference.at, case.text(), difference.says);
+            println!(
+                "\n===== seed {seed}: packet {}\n{}\n{}",
+                difference.at,
+                case.text(),
+                difference.says
+            );
             if let Some(dir) = super::variable("PODWIRE_KERNEL_KEEP") {
-                std::fs::write(Path::new(&dir).join(format!("seed-{seed}.case")), case.text()).unwrap();
+                std::fs::write(
+                    Path::new(&dir).join(format!("seed-{seed}.case")),
+                    case.text(),
+                )
+                .unwrap();
             }
             failures.push(seed);
             if failures.len() as u64 >= most {
@@ -168,8 +201,13 @@ fn random_rules_and_packets() {
             }
         }
     }
-    println!("{sets} sets of rules from seed {first}, {packets} pairs (a0, b0, local: {by_port:?})");
-    assert!(failures.is_empty(), "the kernels differ with seeds {failures:?}");
+    println!(
+        "{sets} sets of rules from seed {first}, {packets} pairs (a0, b0, local: {by_port:?})"
+    );
+    assert!(
+        failures.is_empty(),
+        "the kernels differ with seeds {failures:?}"
+    );
 }
 
 #[test]
@@ -187,7 +225,13 @@ fn named_cases() {
     for file in &files {
         let case = Case::read(&std::fs::read_to_string(file).unwrap());
         if let Err(difference) = compare(&case, &mut router) {
-            let _ = writeln!(failures, "{}: packet {}\n{}", file.display(), difference.at, difference.says);
+            let _ = writeln!(
+                failures,
+                "{}: packet {}\n{}",
+                file.display(),
+                difference.at,
+                difference.says
+            );
         }
     }
     println!("{} named cases", files.len());

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use podwire_models::base::Family;
 use podwire_models::kernel::netfilter::chain::{Hook, Table};
 use podwire_models::wire::{
-    Body, Data, FlowKey, Fragment, Frame, Icmp, IcmpError, Message, Packet, PacketId, Payload, Sctp,
-    SctpChunk, Tcp, TcpFlags, Transport, Udp,
+    Body, Data, FlowKey, Fragment, Frame, Icmp, IcmpError, Message, Packet, PacketId, Payload,
+    Sctp, SctpChunk, Tcp, TcpFlags, Transport, Udp,
 };
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -54,27 +54,74 @@ const NETS_V4: &[&str] = &[
     "0.0.0.0/1",
 ];
 const NETS_V6: &[&str] = &[
-    "fd01::/64", "fd02::/64", "fd01::2/128", "fd01::3/128", "fd02::2/128", "fd02::3/128",
-    "fd01::1/128", "fd02::1/128", "fd00::/8", "::1/128", "fd96::1/128", "8000::/1",
+    "fd01::/64",
+    "fd02::/64",
+    "fd01::2/128",
+    "fd01::3/128",
+    "fd02::2/128",
+    "fd02::3/128",
+    "fd01::1/128",
+    "fd02::1/128",
+    "fd00::/8",
+    "::1/128",
+    "fd96::1/128",
+    "8000::/1",
 ];
-const PORTS: &[&str] = &["53", "80", "1000", "1001", "1000:1001", "0:1023", "8080", "80:53000"];
-const MARKS: &[&str] = &["0x1", "0x4000/0x4000", "0x0/0x1", "0x2/0x3", "0x8000/0xc000"];
+const PORTS: &[&str] = &[
+    "53",
+    "80",
+    "1000",
+    "1001",
+    "1000:1001",
+    "0:1023",
+    "8080",
+    "80:53000",
+];
+const MARKS: &[&str] = &[
+    "0x1",
+    "0x4000/0x4000",
+    "0x0/0x1",
+    "0x2/0x3",
+    "0x8000/0xc000",
+];
 const STATES: &[&str] = &[
-    "NEW", "ESTABLISHED", "RELATED,ESTABLISHED", "INVALID", "UNTRACKED", "RELATED", "DNAT", "SNAT",
-    "NEW,UNTRACKED", "INVALID,NEW",
+    "NEW",
+    "ESTABLISHED",
+    "RELATED,ESTABLISHED",
+    "INVALID",
+    "UNTRACKED",
+    "RELATED",
+    "DNAT",
+    "SNAT",
+    "NEW,UNTRACKED",
+    "INVALID,NEW",
 ];
 const TYPES: &[&str] = &[
-    "LOCAL", "UNICAST", "BROADCAST", "MULTICAST", "BLACKHOLE", "UNREACHABLE", "PROHIBIT",
+    "LOCAL",
+    "UNICAST",
+    "BROADCAST",
+    "MULTICAST",
+    "BLACKHOLE",
+    "UNREACHABLE",
+    "PROHIBIT",
 ];
 const TYPES_V6: &[&str] = &["LOCAL", "UNICAST", "MULTICAST", "UNREACHABLE"];
 const FLAGS: &[&str] = &[
-    "FIN,SYN,RST,ACK SYN", "SYN,ACK SYN,ACK", "RST RST", "ACK ACK", "FIN,SYN,RST,PSH,ACK,URG NONE",
+    "FIN,SYN,RST,ACK SYN",
+    "SYN,ACK SYN,ACK",
+    "RST RST",
+    "ACK ACK",
+    "FIN,SYN,RST,PSH,ACK,URG NONE",
     "SYN,RST NONE",
 ];
 
 /// Makes a case without packets.
 pub(crate) fn rules(draw: &mut Draw) -> Case {
-    let family = if draw.percent(70) { Family::V4 } else { Family::V6 };
+    let family = if draw.percent(70) {
+        Family::V4
+    } else {
+        Family::V6
+    };
     let mut text = String::new();
     for table in Table::PRINTED {
         text += &format!("*{}\n", table.name());
@@ -103,13 +150,20 @@ pub(crate) fn rules(draw: &mut Draw) -> Case {
     }
     let mut sysctls = Vec::new();
     for dev in ["all", "a0", "b0"] {
-        let loose = if draw.percent(15) { 1 + draw.below(2) as i64 } else { 0 };
+        let loose = if draw.percent(15) {
+            1 + draw.below(2) as i64
+        } else {
+            0
+        };
         sysctls.push((format!("net.ipv4.conf.{dev}.rp_filter"), loose));
         let localnet = i64::from(draw.percent(15));
         sysctls.push((format!("net.ipv4.conf.{dev}.route_localnet"), localnet));
     }
     let liberal = i64::from(draw.percent(20));
-    sysctls.push(("net.netfilter.nf_conntrack_tcp_be_liberal".to_owned(), liberal));
+    sysctls.push((
+        "net.netfilter.nf_conntrack_tcp_be_liberal".to_owned(),
+        liberal,
+    ));
     let loose = i64::from(draw.percent(80));
     sysctls.push(("net.netfilter.nf_conntrack_tcp_loose".to_owned(), loose));
     Case {
@@ -120,7 +174,14 @@ pub(crate) fn rules(draw: &mut Draw) -> Case {
     }
 }
 
-fn rule(draw: &mut Draw, table: Table, hook: Hook, n: usize, chain: &str, family: Family) -> String {
+fn rule(
+    draw: &mut Draw,
+    table: Table,
+    hook: Hook,
+    n: usize,
+    chain: &str,
+    family: Family,
+) -> String {
     let mut words = vec![format!("-A {chain}")];
     let nets = match family {
         Family::V4 => NETS_V4,
@@ -144,15 +205,29 @@ fn rule(draw: &mut Draw, table: Table, hook: Hook, n: usize, chain: &str, family
     }
     let target = target(draw, table, hook, n, family);
     let needs = needs(&target);
-    let l4 = needs.unwrap_or_else(|| draw.of(&["", "", "", "", "tcp", "tcp", "udp", "udp", "sctp", "icmp"]));
+    let l4 = needs
+        .unwrap_or_else(|| draw.of(&["", "", "", "", "tcp", "tcp", "udp", "udp", "sctp", "icmp"]));
     if !l4.is_empty() {
         protocol(draw, l4, needs.is_some(), family, &target, &mut words);
     }
     let mut used = Vec::new();
     for _ in 0..draw.below(3) {
         let name = draw.of(&[
-            "mark", "mark", "connmark", "ctstate", "ctstate", "ctstate", "origdst", "origdport", "addrtype",
-            "addrtype", "random", "recent", "rpfilter", "comment", "physdev",
+            "mark",
+            "mark",
+            "connmark",
+            "ctstate",
+            "ctstate",
+            "ctstate",
+            "origdst",
+            "origdport",
+            "addrtype",
+            "addrtype",
+            "random",
+            "recent",
+            "rpfilter",
+            "comment",
+            "physdev",
         ]);
         if used.contains(&name) {
             continue;
@@ -183,7 +258,14 @@ fn needs(target: &str) -> Option<&'static str> {
     }
 }
 
-fn protocol(draw: &mut Draw, l4: &str, firm: bool, family: Family, target: &str, words: &mut Vec<String>) {
+fn protocol(
+    draw: &mut Draw,
+    l4: &str,
+    firm: bool,
+    family: Family,
+    target: &str,
+    words: &mut Vec<String>,
+) {
     let v6 = family == Family::V6;
     if l4 == "icmp" {
         let (name, module, option) = if v6 {
@@ -194,8 +276,16 @@ fn protocol(draw: &mut Draw, l4: &str, firm: bool, family: Family, target: &str,
         let not = if firm { "" } else { draw.not() };
         words.push(format!("{not}-p {name}"));
         if not.is_empty() && draw.percent(60) {
-            let kinds: &[&str] = if v6 { &["128", "129", "1", "1/4", "3"] } else { &["8", "0", "3", "3/3", "11"] };
-            words.push(format!("-m {module} {}{option} {}", draw.not(), draw.of(kinds)));
+            let kinds: &[&str] = if v6 {
+                &["128", "129", "1", "1/4", "3"]
+            } else {
+                &["8", "0", "3", "3/3", "11"]
+            };
+            words.push(format!(
+                "-m {module} {}{option} {}",
+                draw.not(),
+                draw.of(kinds)
+            ));
         }
         return;
     }
@@ -212,7 +302,11 @@ fn protocol(draw: &mut Draw, l4: &str, firm: bool, family: Family, target: &str,
         if draw.percent(50) {
             ports.push(draw.of(&["7", "9999", "1002:2000"]));
         }
-        words.push(format!("-m multiport {}{option} {}", draw.not(), ports.join(",")));
+        words.push(format!(
+            "-m multiport {}{option} {}",
+            draw.not(),
+            ports.join(",")
+        ));
     } else if draw.percent(60) {
         let mut text = format!("-m {l4}");
         for option in ["--sport", "--dport"] {
@@ -227,13 +321,23 @@ fn protocol(draw: &mut Draw, l4: &str, firm: bool, family: Family, target: &str,
     }
 }
 
-fn extension(draw: &mut Draw, name: &str, table: Table, hook: Hook, nets: &[&str]) -> Option<String> {
+fn extension(
+    draw: &mut Draw,
+    name: &str,
+    table: Table,
+    hook: Hook,
+    nets: &[&str],
+) -> Option<String> {
     Some(match name {
         "mark" => format!("-m mark {}--mark {}", draw.not(), draw.of(MARKS)),
         "connmark" => format!("-m connmark {}--mark {}", draw.not(), draw.of(MARKS)),
         "ctstate" => format!("-m conntrack {}--ctstate {}", draw.not(), draw.of(STATES)),
         "origdst" => format!("-m conntrack {}--ctorigdst {}", draw.not(), draw.of(nets)),
-        "origdport" => format!("-m conntrack {}--ctorigdstport {}", draw.not(), draw.of(PORTS)),
+        "origdport" => format!(
+            "-m conntrack {}--ctorigdstport {}",
+            draw.not(),
+            draw.of(PORTS)
+        ),
         "addrtype" => {
             let v6 = nets == NETS_V6;
             let mut text = "-m addrtype".to_owned();
@@ -255,7 +359,13 @@ fn extension(draw: &mut Draw, name: &str, table: Table, hook: Hook, nets: &[&str
         }
         "recent" => {
             let list = draw.of(&["one", "two"]);
-            let op = draw.of(&["--set", "--rcheck", "--update", "--remove", "--rcheck --seconds 600"]);
+            let op = draw.of(&[
+                "--set",
+                "--rcheck",
+                "--update",
+                "--remove",
+                "--rcheck --seconds 600",
+            ]);
             format!("-m recent {}{op} --name {list} --rsource", draw.not())
         }
         "rpfilter" if hook == Hook::Prerouting && matches!(table, Table::Raw | Table::Mangle) => {
@@ -289,7 +399,13 @@ fn target(draw: &mut Draw, table: Table, hook: Hook, n: usize, family: Family) -
             4 | 5 => String::new(),
             6 => format!(
                 "-j MARK --set-xmark {}",
-                draw.of(&["0x1/0xffffffff", "0x4000/0x4000", "0x0/0x1", "0x3/0x0", "0x8002/0xc003"])
+                draw.of(&[
+                    "0x1/0xffffffff",
+                    "0x4000/0x4000",
+                    "0x0/0x1",
+                    "0x3/0x0",
+                    "0x8002/0xc003"
+                ])
             ),
             7 => format!(
                 "-j CONNMARK {}",
@@ -308,21 +424,35 @@ fn target(draw: &mut Draw, table: Table, hook: Hook, n: usize, family: Family) -
     match table {
         Table::Raw if draw.percent(15) => "-j CT --notrack".to_owned(),
         Table::Mangle
-            if draw.percent(10) && matches!(hook, Hook::Forward | Hook::Output | Hook::Postrouting) =>
+            if draw.percent(10)
+                && matches!(hook, Hook::Forward | Hook::Output | Hook::Postrouting) =>
         {
-            format!("-j TCPMSS {}", draw.of(&["--set-mss 1000", "--clamp-mss-to-pmtu"]))
+            format!(
+                "-j TCPMSS {}",
+                draw.of(&["--set-mss 1000", "--clamp-mss-to-pmtu"])
+            )
         }
         Table::Filter if draw.percent(15) => {
             let with = if v6 {
                 draw.of(&[
-                    "icmp6-no-route", "icmp6-adm-prohibited", "icmp6-addr-unreachable",
-                    "icmp6-port-unreachable", "icmp6-policy-fail", "icmp6-reject-route", "tcp-reset",
+                    "icmp6-no-route",
+                    "icmp6-adm-prohibited",
+                    "icmp6-addr-unreachable",
+                    "icmp6-port-unreachable",
+                    "icmp6-policy-fail",
+                    "icmp6-reject-route",
+                    "tcp-reset",
                 ])
             } else {
                 draw.of(&[
-                    "icmp-net-unreachable", "icmp-host-unreachable", "icmp-proto-unreachable",
-                    "icmp-port-unreachable", "icmp-net-prohibited", "icmp-host-prohibited",
-                    "icmp-admin-prohibited", "tcp-reset",
+                    "icmp-net-unreachable",
+                    "icmp-host-unreachable",
+                    "icmp-proto-unreachable",
+                    "icmp-port-unreachable",
+                    "icmp-net-prohibited",
+                    "icmp-host-prohibited",
+                    "icmp-admin-prohibited",
+                    "tcp-reset",
                 ])
             };
             format!("-j REJECT --reject-with {with}")
@@ -334,9 +464,26 @@ fn target(draw: &mut Draw, table: Table, hook: Hook, n: usize, family: Family) -
 
 fn nat_target(draw: &mut Draw, hook: Hook, v6: bool) -> String {
     let to = if v6 {
-        draw.of(&["fd02::2", "fd02::3", "fd01::3", "fd02::1", "fd01::1", "[fd02::4]:8080", "[fd01::1]:53"])
+        draw.of(&[
+            "fd02::2",
+            "fd02::3",
+            "fd01::3",
+            "fd02::1",
+            "fd01::1",
+            "[fd02::4]:8080",
+            "[fd01::1]:53",
+        ])
     } else {
-        draw.of(&["10.2.0.2", "10.2.0.3", "10.1.0.3", "10.2.0.1", "10.1.0.1", "10.2.0.4:8080", "10.1.0.1:53", "127.0.0.1"])
+        draw.of(&[
+            "10.2.0.2",
+            "10.2.0.3",
+            "10.1.0.3",
+            "10.2.0.1",
+            "10.1.0.1",
+            "10.2.0.4:8080",
+            "10.1.0.1:53",
+            "127.0.0.1",
+        ])
     };
     let from = if v6 {
         draw.of(&["fd02::1", "fd01::1", "fd01::9", "[fd02::1]:2000"])
@@ -345,7 +492,10 @@ fn nat_target(draw: &mut Draw, hook: Hook, v6: bool) -> String {
     };
     match hook {
         Hook::Prerouting | Hook::Output => match draw.below(4) {
-            0 => format!("-j REDIRECT{}", draw.of(&["", " --to-ports 53", " --to-ports 7"])),
+            0 => format!(
+                "-j REDIRECT{}",
+                draw.of(&["", " --to-ports 53", " --to-ports 7"])
+            ),
             _ => format!("-j DNAT --to-destination {to}"),
         },
         Hook::Postrouting if draw.percent(60) => "-j MASQUERADE".to_owned(),
@@ -370,27 +520,58 @@ pub(crate) fn shot(draw: &mut Draw, family: Family, n: u64, out: &[(Port, Frame)
             && packet.fragment.is_none()
             && packet.family() == family
         {
-            let mut reply = if draw.percent(80) { answer(draw, packet) } else { complaint(draw, packet) };
+            let mut reply = if draw.percent(80) {
+                answer(draw, packet)
+            } else {
+                complaint(draw, packet)
+            };
             if let Some(reply) = &mut reply {
                 reply.id = PacketId(n);
                 reply.flow = FlowKey(n);
             }
             if let Some(packet) = reply {
-                return Shot { port: *port, packet };
+                return Shot {
+                    port: *port,
+                    packet,
+                };
             }
         }
     }
     let port = draw.of(&[Port::A, Port::A, Port::A, Port::B, Port::B, Port::Local]);
     let src = match port {
-        Port::A => addr(draw, &["10.1.0.2", "10.1.0.3", "10.1.0.4"], &["fd01::2", "fd01::3", "fd01::4"], family),
-        Port::B => addr(draw, &["10.2.0.2", "10.2.0.3", "10.9.9.9"], &["fd02::2", "fd02::3", "fd09::9"], family),
-        Port::Local => addr(draw, &["10.1.0.1", "10.2.0.1"], &["fd01::1", "fd02::1"], family),
+        Port::A => addr(
+            draw,
+            &["10.1.0.2", "10.1.0.3", "10.1.0.4"],
+            &["fd01::2", "fd01::3", "fd01::4"],
+            family,
+        ),
+        Port::B => addr(
+            draw,
+            &["10.2.0.2", "10.2.0.3", "10.9.9.9"],
+            &["fd02::2", "fd02::3", "fd09::9"],
+            family,
+        ),
+        Port::Local => addr(
+            draw,
+            &["10.1.0.1", "10.2.0.1"],
+            &["fd01::1", "fd02::1"],
+            family,
+        ),
     };
     let odd = port != Port::Local && draw.percent(6);
     let src = if odd {
         addr(
             draw,
-            &["10.2.0.3", "10.1.0.2", "127.0.0.1", "10.1.0.1", "10.2.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255"],
+            &[
+                "10.2.0.3",
+                "10.1.0.2",
+                "127.0.0.1",
+                "10.1.0.1",
+                "10.2.0.1",
+                "224.0.0.1",
+                "0.0.0.0",
+                "255.255.255.255",
+            ],
             &["fd02::3", "fd01::2", "fd01::1", "fd02::1"],
             family,
         )
@@ -400,19 +581,34 @@ pub(crate) fn shot(draw: &mut Draw, family: Family, n: u64, out: &[(Port, Frame)
     let dst = addr(
         draw,
         &[
-            "10.2.0.2", "10.2.0.3", "10.2.0.4", "10.1.0.2", "10.1.0.3", "10.1.0.1", "10.2.0.1", "10.96.0.1",
-            "10.96.0.1", "10.9.0.9", "10.66.0.1",
+            "10.2.0.2",
+            "10.2.0.3",
+            "10.2.0.4",
+            "10.1.0.2",
+            "10.1.0.3",
+            "10.1.0.1",
+            "10.2.0.1",
+            "10.96.0.1",
+            "10.96.0.1",
+            "10.9.0.9",
+            "10.66.0.1",
         ],
         &[
-            "fd02::2", "fd02::3", "fd02::4", "fd01::2", "fd01::3", "fd01::1", "fd02::1", "fd96::1", "fd96::1",
-            "fd09::9", "fd66::1",
+            "fd02::2", "fd02::3", "fd02::4", "fd01::2", "fd01::3", "fd01::1", "fd02::1", "fd96::1",
+            "fd96::1", "fd09::9", "fd66::1",
         ],
         family,
     );
     let dst = if port != Port::Local && draw.percent(4) {
         addr(
             draw,
-            &["127.0.0.1", "10.1.0.255", "10.2.0.255", "255.255.255.255", "224.0.0.5"],
+            &[
+                "127.0.0.1",
+                "10.1.0.255",
+                "10.2.0.255",
+                "255.255.255.255",
+                "224.0.0.5",
+            ],
             &["fd02::5", "fd01::5"],
             family,
         )
@@ -421,7 +617,12 @@ pub(crate) fn shot(draw: &mut Draw, family: Family, n: u64, out: &[(Port, Frame)
     };
     // The kernel answers a source only so many times with "unreachable" (`ip_rt_error_burst`, of the whole machine).
     let dst = if port == Port::Local && draw.percent(10) {
-        addr(draw, &["10.66.0.1", "10.67.0.1", "10.68.0.1"], &["fd66::1", "fd67::1", "fd68::1"], family)
+        addr(
+            draw,
+            &["10.66.0.1", "10.67.0.1", "10.68.0.1"],
+            &["fd66::1", "fd67::1", "fd68::1"],
+            family,
+        )
     } else {
         dst
     };
@@ -433,23 +634,55 @@ pub(crate) fn shot(draw: &mut Draw, family: Family, n: u64, out: &[(Port, Frame)
                 TcpFlags::SYN
             } else {
                 draw.of(&[
-                    TcpFlags::SYN_ACK, TcpFlags::ACK, TcpFlags::PSH_ACK, TcpFlags::FIN_ACK, TcpFlags::RST,
-                    TcpFlags::RST_ACK, TcpFlags(0), TcpFlags(0x03), TcpFlags(0x29), TcpFlags(0x3f), TcpFlags::FIN,
+                    TcpFlags::SYN_ACK,
+                    TcpFlags::ACK,
+                    TcpFlags::PSH_ACK,
+                    TcpFlags::FIN_ACK,
+                    TcpFlags::RST,
+                    TcpFlags::RST_ACK,
+                    TcpFlags(0),
+                    TcpFlags(0x03),
+                    TcpFlags(0x29),
+                    TcpFlags(0x3f),
+                    TcpFlags::FIN,
                 ])
             };
-            let ack = if flags.contains(TcpFlags::ACK) { draw.of(&[1, 1001, 5000]) } else { 0 };
+            let ack = if flags.contains(TcpFlags::ACK) {
+                draw.of(&[1, 1001, 5000])
+            } else {
+                0
+            };
             let seq = draw.of(&[1000, 1001, 70_000]);
             let mss = (flags == TcpFlags::SYN || flags == TcpFlags::SYN_ACK).then_some(1460);
             let window = draw.of(&[65535, 8192]);
-            Transport::Tcp(Tcp { sport, dport, flags, seq, ack, window, mss })
+            Transport::Tcp(Tcp {
+                sport,
+                dport,
+                flags,
+                seq,
+                ack,
+                window,
+                mss,
+            })
         }
         4..7 => Transport::Udp(Udp { sport, dport }),
         7 => {
             let chunk = draw.of(&[
-                SctpChunk::Init, SctpChunk::Init, SctpChunk::InitAck, SctpChunk::CookieEcho, SctpChunk::CookieAck,
-                SctpChunk::Data, SctpChunk::Shutdown, SctpChunk::Abort, SctpChunk::Heartbeat,
+                SctpChunk::Init,
+                SctpChunk::Init,
+                SctpChunk::InitAck,
+                SctpChunk::CookieEcho,
+                SctpChunk::CookieAck,
+                SctpChunk::Data,
+                SctpChunk::Shutdown,
+                SctpChunk::Abort,
+                SctpChunk::Heartbeat,
             ]);
-            Transport::Sctp(Sctp { sport, dport, chunk })
+            Transport::Sctp(Sctp {
+                sport,
+                dport,
+                chunk,
+            })
         }
         _ => {
             let id = draw.of(&[5, 6]);
@@ -465,7 +698,8 @@ pub(crate) fn shot(draw: &mut Draw, family: Family, n: u64, out: &[(Port, Frame)
     packet.ttl = draw.of(&[64, 64, 64, 64, 2, 1]);
     packet.tos = draw.of(&[0, 0, 0x10, 0xb8]);
     let data = draw.of(&[0, 0, 10, 100]);
-    let bare = matches!(packet.transport, Transport::Sctp(_)) || matches!(packet.transport, Transport::Tcp(t) if t.flags != TcpFlags::PSH_ACK);
+    let bare = matches!(packet.transport, Transport::Sctp(_))
+        || matches!(packet.transport, Transport::Tcp(t) if t.flags != TcpFlags::PSH_ACK);
     if data > 0 && !bare {
         packet.payload = opaque(data);
     }
@@ -474,14 +708,22 @@ pub(crate) fn shot(draw: &mut Draw, family: Family, n: u64, out: &[(Port, Frame)
         if matches!(packet.transport, Transport::Udp(_)) && draw.percent(50) {
             packet.payload = opaque(100);
             // A first piece alone: what needs all of it waits for the rest.
-            packet.fragment = Some(Fragment { ident: n as u32, offset: 0, len: 64, more: true });
+            packet.fragment = Some(Fragment {
+                ident: n as u32,
+                offset: 0,
+                len: 64,
+                more: true,
+            });
         }
     }
     Shot { port, packet }
 }
 
 fn opaque(len: u32) -> Payload {
-    Payload::Data(Data { len, message: Message::Opaque })
+    Payload::Data(Data {
+        len,
+        message: Message::Opaque,
+    })
 }
 
 const fn packet(n: u64, src: IpAddr, dst: IpAddr, transport: Transport) -> Packet {
@@ -503,14 +745,33 @@ const fn packet(n: u64, src: IpAddr, dst: IpAddr, transport: Transport) -> Packe
 fn answer(draw: &mut Draw, to: &Packet) -> Option<Packet> {
     let transport = match to.transport {
         Transport::Tcp(tcp) => {
-            let syn = u32::from(tcp.flags.contains(TcpFlags::SYN)) + u32::from(tcp.flags.contains(TcpFlags::FIN));
-            let flags = match (tcp.flags.contains(TcpFlags::SYN), tcp.flags.contains(TcpFlags::ACK)) {
-                (true, false) => draw.of(&[TcpFlags::SYN_ACK, TcpFlags::SYN_ACK, TcpFlags::RST_ACK]),
+            let syn = u32::from(tcp.flags.contains(TcpFlags::SYN))
+                + u32::from(tcp.flags.contains(TcpFlags::FIN));
+            let flags = match (
+                tcp.flags.contains(TcpFlags::SYN),
+                tcp.flags.contains(TcpFlags::ACK),
+            ) {
+                (true, false) => {
+                    draw.of(&[TcpFlags::SYN_ACK, TcpFlags::SYN_ACK, TcpFlags::RST_ACK])
+                }
                 (true, true) => TcpFlags::ACK,
-                _ => draw.of(&[TcpFlags::ACK, TcpFlags::PSH_ACK, TcpFlags::FIN_ACK, TcpFlags::RST]),
+                _ => draw.of(&[
+                    TcpFlags::ACK,
+                    TcpFlags::PSH_ACK,
+                    TcpFlags::FIN_ACK,
+                    TcpFlags::RST,
+                ]),
             };
-            let seq = if tcp.flags.contains(TcpFlags::ACK) { tcp.ack } else { 5000 };
-            let seq = if draw.percent(8) { seq.wrapping_add(200_000) } else { seq };
+            let seq = if tcp.flags.contains(TcpFlags::ACK) {
+                tcp.ack
+            } else {
+                5000
+            };
+            let seq = if draw.percent(8) {
+                seq.wrapping_add(200_000)
+            } else {
+                seq
+            };
             Transport::Tcp(Tcp {
                 sport: tcp.dport,
                 dport: tcp.sport,
@@ -521,7 +782,10 @@ fn answer(draw: &mut Draw, to: &Packet) -> Option<Packet> {
                 mss: flags.contains(TcpFlags::SYN).then_some(1460),
             })
         }
-        Transport::Udp(udp) => Transport::Udp(Udp { sport: udp.dport, dport: udp.sport }),
+        Transport::Udp(udp) => Transport::Udp(Udp {
+            sport: udp.dport,
+            dport: udp.sport,
+        }),
         Transport::Sctp(sctp) => Transport::Sctp(Sctp {
             sport: sctp.dport,
             dport: sctp.sport,
@@ -535,7 +799,9 @@ fn answer(draw: &mut Draw, to: &Packet) -> Option<Packet> {
                 _ => SctpChunk::Data,
             },
         }),
-        Transport::Icmp(Icmp::EchoRequest { id, seq }) => Transport::Icmp(Icmp::EchoReply { id, seq }),
+        Transport::Icmp(Icmp::EchoRequest { id, seq }) => {
+            Transport::Icmp(Icmp::EchoReply { id, seq })
+        }
         Transport::Icmp(_) => return None,
     };
     let mut reply = packet(0, to.dst, to.src, transport);
@@ -561,6 +827,9 @@ fn complaint(draw: &mut Draw, about: &Packet) -> Option<Packet> {
         IcmpError::TimeExceeded,
         IcmpError::AdminProhibited,
     ]);
-    let error = Icmp::Error { kind, about: about.quoted() };
+    let error = Icmp::Error {
+        kind,
+        about: about.quoted(),
+    };
     Some(packet(0, src, about.src, Transport::Icmp(error)))
 }

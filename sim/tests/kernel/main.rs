@@ -10,6 +10,10 @@
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::format_push_string,
+    clippy::format_collect,
+    clippy::wildcard_enum_match_arm,
     reason = "tests"
 )]
 

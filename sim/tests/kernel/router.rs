@@ -113,7 +113,11 @@ impl Router {
         let told = !matches!(shot.packet.transport, Transport::Tcp(_));
         let errno = answer["errno"].as_str().unwrap();
         Seen {
-            errno: if told || errno != "EPERM" { errno.to_owned() } else { String::new() },
+            errno: if told || errno != "EPERM" {
+                errno.to_owned()
+            } else {
+                String::new()
+            },
             frames: frames.collect(),
             counters,
             delivered: answer["delivered"].as_u64().unwrap(),

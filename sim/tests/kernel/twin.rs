@@ -9,7 +9,7 @@ use podwire_models::kernel::config::{Change, NewLink, NewLinkKind, NewRoute, Rou
 use podwire_models::kernel::link::Scope;
 use podwire_models::kernel::netfilter::chain::Ruleset;
 use podwire_models::kernel::{Cx, Effect, Netns};
-use podwire_models::wire::{Action, Frame, Head, L4, NetnsId, Place, Step};
+use podwire_models::wire::{Action, Body, Frame, Head, Icmp, L4, NetnsId, Place, Step, Transport};
 
 use super::bytes;
 use super::cases::{Case, Port, Shot, mac};
@@ -98,7 +98,8 @@ impl Twin {
         })
     }
 
-    /// Whether the kernels can be compared by this packet. Not where chance picks a port; and not where an IPv6
+    /// Whether the kernels can be compared by this packet. Not where chance picks a port, or a neighbour is asked for
+    /// that nobody plays; and not where an IPv6
     /// packet leaves by the device it came in by: the real one sends a redirect then, and podwire has none.
     pub(crate) fn can_tell(&self, shot: &Shot) -> bool {
         let mut copy = self.clone();
@@ -107,7 +108,18 @@ impl Twin {
             let same = matches!(&step.packet, Some(Head::Ip { id, .. }) if *id == shot.packet.id);
             same && matches!(&step.action, Action::Routed { dev, .. } if dev == shot.port.name())
         };
-        !copy.asked && !(shot.family() == Family::V6 && copy.steps.iter().any(back))
+        let asks = |(_, frame): &(Port, Frame)| match &frame.body {
+            Body::Arp(_) => true,
+            Body::Ip(packet) => matches!(
+                packet.transport,
+                Transport::Icmp(Icmp::NeighbourSolicitation { .. })
+            ),
+        };
+        if copy.out.iter().any(asks) {
+            return false;
+        }
+        let redirected = shot.family() == Family::V6 && copy.steps.iter().any(back);
+        !copy.asked && !redirected
     }
 
     pub(crate) fn send(&mut self, shot: &Shot) -> Seen {
@@ -143,9 +155,8 @@ impl Twin {
                     self.out.push((port, frame));
                 }
                 Effect::Deliver { .. } => delivered += 1,
-                Effect::SocketError { .. }
-                | Effect::IcmpReceived { .. }
-                | Effect::Timer { .. } => {}
+                Effect::SocketError { .. } | Effect::IcmpReceived { .. } | Effect::Timer { .. } => {
+                }
             }
         }
         // Sockets of the tap tell devices apart, not what came first.

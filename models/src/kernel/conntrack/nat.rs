@@ -130,12 +130,16 @@ impl Conntrack {
         draw: impl FnMut(u64) -> u64,
     ) -> Result<FiveTuple, NoPort> {
         let random = range.random != NatRandom::No;
-        if manip == Manip::Source
-            && !random
-            && in_range(&current, range)
-            && self.is_free(ct, &current, now)
-        {
-            return Ok(current);
+        if manip == Manip::Source && !random {
+            if in_range(&current, range) {
+                if self.is_free(ct, &current, now) {
+                    return Ok(current);
+                }
+            } else if let Some(same) = self.as_before(&current, range, now)
+                && self.is_free(ct, &same, now)
+            {
+                return Ok(same);
+            }
         }
         let (_, port) = end_of(&current, manip);
         let chosen = with_end(current, manip, (choose_addr(&current, manip, range), port));
@@ -152,6 +156,14 @@ impl Conntrack {
             }
         }
         self.unique_port(ct, chosen, manip, range, now, draw)
+    }
+
+    /// Gives a source the translation that another connection of its has already (`find_appropriate_src`).
+    fn as_before(&self, current: &FiveTuple, range: &NatRange, now: Time) -> Option<FiveTuple> {
+        let before = self.translations_of(current, now).into_iter();
+        before
+            .map(|end| with_end(*current, Manip::Source, end))
+            .find(|tuple| in_range(tuple, range))
     }
 
     /// Searches a free port (`nf_nat_l4proto_unique_tuple`).

@@ -79,8 +79,7 @@ impl SctpTrack {
         }
         self.state = new;
         // An INIT sent again must not keep the entry alive.
-        let again =
-            chunk == C::Init && old == SctpState::Closed && new == SctpState::Closed;
+        let again = chunk == C::Init && old == SctpState::Closed && new == SctpState::Closed;
         let established = old != new && new == SctpState::Established;
         Some((!again, established))
     }

@@ -546,10 +546,7 @@ impl TcpTrack {
                 Reset::Invalid => return Effect::Invalid,
                 Reset::Close => {}
                 Reset::Challenge => new = old,
-                Reset::InWindow => {
-                    new = old;
-                    check = false;
-                }
+                Reset::InWindow => check = false,
             }
         }
         if check && !fresh {
@@ -615,6 +612,10 @@ impl TcpTrack {
 
     /// Judges a RST.
     fn reset(&self, tcp: &Tcp, dir: Direction, assured: bool, replied: bool) -> Reset {
+        // The tuple of a connection that is closing may be in use again.
+        if self.state >= TcpState::FinWait && self.state != TcpState::SynSent2 {
+            return Reset::InWindow;
+        }
         if let Some(maxack) = self.seen(dir.opposite()).maxack {
             if tcp.seq == 0 && !self.is_established() {
                 return Reset::Close;
@@ -758,7 +759,7 @@ enum Reset {
     Close,
     /// May draw a challenge ACK: the state stays.
     Challenge,
-    /// Answers a segment that was let through: the state stays.
+    /// Answers a segment that was let through, or comes after the end: the window does not matter.
     InWindow,
 }
 
@@ -777,9 +778,7 @@ impl Proto {
             Transport::Udp(_) => Some(Self::Udp {
                 stream_from: now + Duration::from_secs(2),
             }),
-            Transport::Sctp(sctp) => {
-                SctpTrack::begin(sctp.chunk).map(Self::Sctp)
-            }
+            Transport::Sctp(sctp) => SctpTrack::begin(sctp.chunk).map(Self::Sctp),
             Transport::Icmp(Icmp::EchoRequest { .. }) => Some(Self::Icmp),
             Transport::Icmp(
                 Icmp::EchoReply { .. }
@@ -839,7 +838,11 @@ impl Proto {
                 if !refresh {
                     return Effect::Keep;
                 }
-                let timeout = settings.sctp.get(track.state as usize).copied().unwrap_or(0);
+                let timeout = settings
+                    .sctp
+                    .get(track.state as usize)
+                    .copied()
+                    .unwrap_or(0);
                 Effect::Refresh(seconds(timeout))
             }
             (Self::Tcp(_) | Self::Sctp(_), _) => Effect::Invalid,

@@ -4,10 +4,12 @@
 //! table is full. A first packet's entry waits in a single pending place until the packet leaves the namespace or
 //! reaches a socket; a packet that is dropped before leaves nothing.
 
+use std::net::IpAddr;
+
 use super::state::{CtSettings, Effect, Proto};
 use super::{CtInfo, CtRef, Direction};
 use crate::base::{Family, FxIndexMap, Time, hash};
-use crate::wire::{DevIndex, FiveTuple, Icmp, Manip, Packet, TcpFlags, Transport};
+use crate::wire::{DevIndex, FiveTuple, Icmp, L4, Manip, Packet, TcpFlags, Transport};
 
 /// One connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +105,8 @@ pub struct Conntrack {
     slots: Vec<Slot>,
     free: Vec<u32>,
     index: FxIndexMap<FiveTuple, (u32, Direction)>,
+    /// Connections whose source is translated, by that source, the oldest first (`nf_nat_bysource`).
+    sources: FxIndexMap<(L4, IpAddr, u16), Vec<u32>>,
     /// The unconfirmed entry of the packet being processed, or the one it just ended.
     pending: Option<Entry>,
     pending_generation: u32,
@@ -127,6 +131,10 @@ pub enum Tracked {
     Untracked,
     /// There is no room for its entry: it must be dropped.
     Full,
+}
+
+const fn source_of(tuple: &FiveTuple) -> (L4, IpAddr, u16) {
+    (tuple.l4, tuple.src, tuple.sport)
 }
 
 /// Whether some TCP sends segments with these flags (`tcp_valid_flags` of `nf_conntrack_proto_tcp.c`).
@@ -154,6 +162,7 @@ impl Conntrack {
             slots: Vec::new(),
             free: Vec::new(),
             index: FxIndexMap::default(),
+            sources: FxIndexMap::default(),
             pending: None,
             pending_generation: 0,
             earliest: Time::MAX,
@@ -223,6 +232,19 @@ impl Conntrack {
             self.remove(slot);
             None
         }
+    }
+
+    /// Returns the translations that the source of a tuple has already, the newest first.
+    pub(super) fn translations_of(&self, tuple: &FiveTuple, now: Time) -> Vec<(IpAddr, u16)> {
+        let slots = self.sources.get(&source_of(tuple)).into_iter().flatten();
+        let entries = slots
+            .rev()
+            .filter_map(|slot| self.slots.get(*slot as usize));
+        let entries = entries.filter_map(|place| place.entry.as_ref());
+        entries
+            .filter(|entry| entry.expires > now)
+            .map(|entry| (entry.reply.dst, entry.reply.dport))
+            .collect()
     }
 
     /// Whether another connection's packets carry this tuple (`nf_conntrack_tuple_taken`).
@@ -416,6 +438,15 @@ impl Conntrack {
             place.generation = place.generation.wrapping_add(1);
             self.index.swap_remove(&entry.original);
             self.index.swap_remove(&entry.reply);
+            let source = source_of(&entry.original);
+            if entry.nat.src
+                && let Some(slots) = self.sources.get_mut(&source)
+            {
+                slots.retain(|other| *other != slot);
+                if slots.is_empty() {
+                    self.sources.swap_remove(&source);
+                }
+            }
             self.free.push(slot);
         }
     }
@@ -445,6 +476,10 @@ impl Conntrack {
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 connections")
         });
         let place = self.slots.get_mut(slot as usize)?;
+        if entry.nat.src {
+            let slots = self.sources.entry(source_of(&original)).or_default();
+            slots.push(slot);
+        }
         place.entry = Some(entry);
         let generation = place.generation;
         self.index.insert(original, (slot, Direction::Original));

@@ -296,7 +296,10 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                     return Some(Flow::Accept);
                 }
                 let next_hop = self.skb.next_hop.unwrap_or(self.skb.packet.dst);
-                let Some(source) = self.ns.masquerade_source(out, next_hop) else {
+                let Some(source) = self
+                    .ns
+                    .masquerade_source(out, next_hop, self.skb.packet.dst)
+                else {
                     return Some(Flow::End(Ending::drop(rule.end_code())));
                 };
                 let range = NatRange {
@@ -322,6 +325,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             Target::Notrack => {
                 if self.skb.ct.is_none() {
                     self.skb.ct_info = CtInfo::Untracked;
+                    self.states = None;
                 }
                 None
             }

@@ -188,7 +188,7 @@ impl Netns {
         };
         // arp_announce=0: the source of the packet that wants out, if it is one of ours.
         let ours = source.filter(|s| self.is_local(*s));
-        let sender = ours.or_else(|| self.masquerade_source(dev, target));
+        let sender = ours.or_else(|| self.masquerade_source(dev, target, target));
         let sender = sender.unwrap_or_else(|| crate::base::Family::of(target).unspecified());
         let id = cx.packet_id();
         match target {

@@ -1,10 +1,9 @@
 //! Errors and answers the kernel makes itself: ICMP errors and their rate limit, echo, TCP resets, reassembly, and
 //! the path MTU they teach.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::super::link::Scope;
 use super::super::netfilter::chain::RejectWith;
 use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
 use crate::base::{Dice, Family, FxIndexMap, Time};
@@ -144,19 +143,10 @@ impl Netns {
 
     /// An IPv6 error says by which device the culprit came in (`icmp6_send`); IPv4 takes the address of the way back.
     fn error_source_v6(&self, skb: &Skb) -> Option<IpAddr> {
-        let IpAddr::V6(to) = skb.packet.src else {
-            return None;
-        };
-        let device = self.device(skb.in_dev?)?;
-        let global = device.addrs.iter().filter(|a| a.scope == Scope::Global);
-        let addrs = global.filter_map(|a| match a.net.addr() {
-            IpAddr::V6(addr) => Some(addr),
+        match skb.packet.src {
             IpAddr::V4(_) => None,
-        });
-        // Of several, the one that shares most with whom it goes to (RFC 6724 rule 8); of equals, the first.
-        let common = |a: &Ipv6Addr| (a.to_bits() ^ to.to_bits()).leading_zeros();
-        let best = addrs.reduce(|best, a| if common(&a) > common(&best) { a } else { best });
-        best.map(IpAddr::V6)
+            IpAddr::V6(to) => self.select_addr_v6(skb.in_dev?, to),
+        }
     }
 
     fn rate_limited<D: Dice, R: Recorder>(
@@ -252,7 +242,11 @@ impl Netns {
             dst: packet.src,
             ttl: self.sysctls.default_ttl(),
             // A socket's answer keeps the type of service; a rule's has none (`nf_reject_iphdr_put`).
-            tos: if of_connection.is_none() { packet.tos } else { 0 },
+            tos: if of_connection.is_none() {
+                packet.tos
+            } else {
+                0
+            },
             df: true,
             fragment: None,
             transport: Transport::Tcp(reset),
@@ -271,10 +265,11 @@ impl Netns {
         let packet = &skb.packet;
         match icmp {
             Icmp::EchoRequest { id, seq } => {
-                let src = match packet.dst {
-                    dst if dst.is_multicast() => return,
-                    dst => dst,
-                };
+                // `net.ipv4.icmp_echo_ignore_broadcasts` is 1.
+                if !self.is_local(packet.dst) {
+                    return;
+                }
+                let src = packet.dst;
                 let answer = Packet {
                     id: cx.packet_id(),
                     flow: packet.flow,

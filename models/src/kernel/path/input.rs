@@ -92,8 +92,8 @@ impl Netns {
             return;
         }
         let dst = skb.packet.dst;
-        let for_all = self.has_joined(dst)
-            || matches!(dst, IpAddr::V4(a) if self.is_broadcast_of(in_dev, a));
+        let for_all =
+            self.has_joined(dst) || matches!(dst, IpAddr::V4(a) if self.is_broadcast_of(in_dev, a));
         if dst.is_multicast() && !for_all {
             let code = Code::NotForUs;
             self.drop_packet(&skb.packet, skb.in_dev, Stage::Routing, code, None, cx);
@@ -148,7 +148,9 @@ impl Netns {
                 let [scope, .., last] = a.segments();
                 let all_nodes = a.segments() == [scope, 0, 0, 0, 0, 0, 0, 1];
                 let all_routers = last == 2 && self.sysctls.forwarding(Family::V6);
-                let solicited = a.octets().starts_with(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]);
+                let solicited = a
+                    .octets()
+                    .starts_with(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]);
                 matches!(scope, 0xff01 | 0xff02) && (all_nodes || all_routers) || solicited
             }
         }

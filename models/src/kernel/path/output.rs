@@ -100,9 +100,7 @@ impl Netns {
         }
         let packet = skb.packet.clone();
         match self.postroute(skb, mtu, cx) {
-            Filtered::Ended(code) if !tcp => {
-                Err(self.fail(&packet, code, Errno::EPERM, None, cx))
-            }
+            Filtered::Ended(code) if !tcp => Err(self.fail(&packet, code, Errno::EPERM, None, cx)),
             Filtered::Ended(_) | Filtered::Passes => Ok(()),
         }
     }

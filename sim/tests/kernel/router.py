@@ -142,7 +142,8 @@ def handle(command, sockets, listener, raw):
         for v, tool in (("v4", "ip"), ("v6", "ip6")):
             if command[v]:
                 run(tool + "tables" + BACKEND + "-restore", text=command[v])
-        subprocess.run(["conntrack", "-F"], capture_output=True)
+        for family in ("ipv4", "ipv6"):
+            subprocess.run(["conntrack", "-F", "-f", family], capture_output=True)
         subprocess.run(["ip", "route", "flush", "cache"], capture_output=True)
         for name in os.listdir("/proc/self/net/xt_recent") if os.path.isdir("/proc/self/net/xt_recent") else []:
             with open("/proc/self/net/xt_recent/" + name, "w") as table:

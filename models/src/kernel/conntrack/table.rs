@@ -110,6 +110,8 @@ pub struct Conntrack {
     /// The unconfirmed entry of the packet being processed, or the one it just ended.
     pending: Option<Entry>,
     pending_generation: u32,
+    /// Whether the pending entry has ended: it must not be inserted again.
+    pending_ended: bool,
     /// No entry ends before this moment.
     earliest: Time,
 }
@@ -165,6 +167,7 @@ impl Conntrack {
             sources: FxIndexMap::default(),
             pending: None,
             pending_generation: 0,
+            pending_ended: false,
             earliest: Time::MAX,
         }
     }
@@ -331,7 +334,9 @@ impl Conntrack {
                 let mut ended = entry.clone();
                 ended.replied = seen;
                 self.remove(ct.slot);
-                Tracked::Entry(self.put_pending(ended), info)
+                let name = self.put_pending(ended);
+                self.pending_ended = true;
+                Tracked::Entry(name, info)
             }
             Effect::Reopen => {
                 self.remove(ct.slot);
@@ -372,6 +377,7 @@ impl Conntrack {
 
     fn put_pending(&mut self, entry: Entry) -> CtRef {
         self.pending = Some(entry);
+        self.pending_ended = false;
         self.pending_generation = self.pending_generation.wrapping_add(1);
         CtRef {
             slot: CtRef::PENDING,
@@ -458,7 +464,7 @@ impl Conntrack {
             return Some(ct);
         }
         let (original, reply) = match &self.pending {
-            Some(entry) if !entry.replied => (entry.original, entry.reply),
+            Some(entry) if !self.pending_ended => (entry.original, entry.reply),
             Some(_) | None => return Some(ct),
         };
         if self.lookup(&original, now).is_some() || self.lookup(&reply, now).is_some() {

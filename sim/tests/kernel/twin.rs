@@ -123,7 +123,7 @@ impl Twin {
     }
 
     pub(crate) fn send(&mut self, shot: &Shot) -> Seen {
-        self.now = self.now + Duration::from_millis(2);
+        self.now += Duration::from_millis(2);
         self.steps.clear();
         let mut dice = Certain::default();
         let mut effects = Vec::new();

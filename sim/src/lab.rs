@@ -169,6 +169,11 @@ impl Lab {
         self.slices = all_slices(&self.objects);
     }
 
+    /// Works out the names that follow from Services and slices as they are now.
+    pub fn refresh_zone(&mut self) {
+        self.zone = Arc::new(zone(&self.objects, &self.slices, &self.plan.site));
+    }
+
     /// Lets every node's kube-proxy write the rules that follow from the slices as they are now.
     pub fn program(&mut self, machines: &mut Machines) {
         let Self {

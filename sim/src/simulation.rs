@@ -264,6 +264,14 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         self.apps.get(app.0 as usize).map(|a| &a.machine)
     }
 
+    /// Changes the machines of applications from outside: what a program was told by a watch, for instance.
+    pub fn for_each_program(&mut self, change: impl FnMut(&mut M)) {
+        self.apps
+            .iter_mut()
+            .map(|app| &mut app.machine)
+            .for_each(change);
+    }
+
     fn schedule(&mut self, at: Time, event: Event) -> Handle {
         self.queue.push(at, (self.recorder.cause(), event))
     }

@@ -381,6 +381,35 @@ impl Objects {
         }
     }
 
+    /// Returns the names of all objects.
+    pub fn references(&self) -> std::collections::BTreeSet<ObjectRef> {
+        let of = |kind: Kind, key: &ObjectKey| ObjectRef::namespaced(kind, key);
+        let nodes = self.nodes.keys();
+        let namespaces = self.namespaces.keys();
+        nodes
+            .map(|name| ObjectRef::cluster(Kind::Node, name.clone()))
+            .chain(namespaces.map(|name| ObjectRef::cluster(Kind::Namespace, name.clone())))
+            .chain(self.pods.keys().map(|key| of(Kind::Pod, key)))
+            .chain(
+                self.workloads
+                    .keys()
+                    .map(|(kind, key)| of(Kind::Workload(*kind), key)),
+            )
+            .chain(self.services.keys().map(|key| of(Kind::Service, key)))
+            .chain(
+                self.endpoint_slices
+                    .keys()
+                    .map(|key| of(Kind::EndpointSlice, key)),
+            )
+            .chain(
+                self.network_policies
+                    .keys()
+                    .map(|key| of(Kind::NetworkPolicy, key)),
+            )
+            .chain(self.ingresses.keys().map(|key| of(Kind::Ingress, key)))
+            .collect()
+    }
+
     /// Whether the object is there.
     pub fn contains(&self, object: &ObjectRef) -> bool {
         self.get(object).is_some()

@@ -99,3 +99,22 @@ pub struct PodTemplate {
     /// Where the template was written.
     pub origin: OriginId,
 }
+
+impl PodTemplate {
+    /// Returns what the template says, without where it was written: two that say the same make the same pods.
+    #[must_use]
+    pub fn without_origins(&self) -> Self {
+        let mut spec = (*self.spec).clone();
+        for container in spec.containers.iter_mut().chain(&mut spec.init_containers) {
+            container.origin = OriginId::NONE;
+            for port in &mut container.ports {
+                port.origin = OriginId::NONE;
+            }
+        }
+        Self {
+            spec: Arc::new(spec),
+            origin: OriginId::NONE,
+            ..self.clone()
+        }
+    }
+}

@@ -218,7 +218,8 @@ fn add_dns(objects: &mut Objects, site: &Site) {
         .insert((workload.kind, workload.key.clone()), workload);
 }
 
-fn settle_services(objects: &mut Objects, site: &Site, shortfalls: &mut Vec<Shortfall>) {
+/// Gives Services the addresses and node ports they lack.
+pub fn settle_services(objects: &mut Objects, site: &Site, shortfalls: &mut Vec<Shortfall>) {
     let mut pools: Vec<ServiceIps> = site
         .service_cidrs
         .iter()

@@ -6,6 +6,7 @@
 //! [`dns`] (names).
 
 pub mod workloads;
+pub mod rollout;
 pub mod scheduler;
 pub mod ipam;
 pub mod cni;

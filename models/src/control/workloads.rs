@@ -67,7 +67,8 @@ pub fn pods_of(workload: &Workload, nodes: &BTreeMap<ObjectName, Node>) -> Vec<P
 
 /// Ten characters that change when the template does.
 fn template_hash(workload: &Workload) -> String {
-    let text = format!("{:?}{:?}", workload.template.labels, workload.template.spec);
+    let template = workload.template.without_origins();
+    let text = format!("{:?}{:?}", template.labels, template.spec);
     suffix(
         combine(
             stable_hash(text.as_bytes()),

@@ -8,7 +8,19 @@
 //! | [`ENDPOINT_SYNC`] | `EndpointSlice` controller | takes the endpoint out | every node still chooses it |
 //! | [`PROXY_SYNC`] | kube-proxy, on every node | rewrites its chains | this node still chooses it |
 //!
+//! A pod that is deleted, by hand or by its controller:
+//!
+//! | after | who | does | until then |
+//! |---|---|---|---|
+//! | 0 | API server | notes that the pod is being deleted | |
+//! | [`ENDPOINT_SYNC`] | `EndpointSlice` controller | takes the endpoint out of the ready ones | every node still chooses it |
+//! | [`CONTROLLER_SYNC`] | the workload's controller | makes another pod | |
+//! | [`POD_STOP`] | kubelet | has stopped the programs, takes the network away | the pod answers |
+//! | [`ENDPOINT_SYNC`] + [`PROXY_SYNC`] | kube-proxy, on every node | rewrites its chains | this node still chooses it |
+//! | [`CONTROLLER_SYNC`] + [`POD_START`] | kubelet of the new pod | the pod is ready | |
+//!
 //! # Fidelity
+//! Programs end at SIGTERM at once; hooks and grace periods are not modelled, and probes of readiness succeed at once.
 //! Every delay is one number; in a real cluster it varies around it, and the nodes differ. kube-proxy's removal of
 //! stale UDP connections is left out.
 
@@ -18,6 +30,16 @@ use podwire_models::control::proxy::Version;
 
 /// From a container's end to kubelet's notice: PLEG's relist period (`pkg/kubelet/pleg/generic.go`).
 pub const PLEG_RELIST: Duration = Duration::from_secs(1);
+
+/// From a written workload, or a change of its pods, to what its controller does: watch and work queue.
+pub const CONTROLLER_SYNC: Duration = Duration::from_millis(50);
+
+/// From a pod's deletion to the end of its programs and its network: kubelet's watch, SIGTERM to programs that end at
+/// once, CNI DEL.
+pub const POD_STOP: Duration = Duration::from_millis(100);
+
+/// From changed Services or slices to the answers of `CoreDNS`: its watch (plugin `kubernetes`).
+pub const ZONE_SYNC: Duration = Duration::from_millis(50);
 
 /// From a new pod to its first ready moment: scheduling, sandbox, CNI ADD and containers whose images are there.
 pub const POD_START: Duration = Duration::from_secs(2);

@@ -2,7 +2,9 @@
 //! whether what was expected held.
 
 pub mod resolve;
+mod live;
 pub mod run;
+pub mod writes;
 
 pub use resolve::{Story, files, resolve, unusable};
 pub use run::{Attempted, Ran, run};

@@ -2,14 +2,14 @@
 //!
 //! What the language can say and this does not do is refused here, never passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podwire_models::api::{Node, Objects};
+use podwire_models::api::{Kind, Node, ObjectRef, Objects};
 use podwire_models::base::addr::host_net;
-use podwire_models::base::{Family, ObjectName, OriginId, Ratio, Time};
+use podwire_models::base::{Family, ObjectKey, ObjectName, OriginId, Ratio, Time};
 use podwire_models::cluster::Acl;
 use podwire_models::cluster::install::{OutsideHost, Site};
 use podwire_models::control::ipam::NodeCidrs;
@@ -29,6 +29,8 @@ use crate::scenario::file::{
 use crate::scenario::text::{Mark, Text};
 use crate::source::{OriginTable, Source};
 use crate::tool::Tool;
+
+use super::writes::{Change, Written};
 
 /// A scenario that can be run.
 #[derive(Clone, Debug)]
@@ -77,6 +79,13 @@ pub enum Doing {
         text: String,
         /// What it does.
         tool: Tool,
+    },
+    /// A write to the API server.
+    Write {
+        /// In a few words.
+        what: String,
+        /// What it leaves behind.
+        changes: Vec<Change>,
     },
     /// A fault begins.
     Begin {
@@ -164,7 +173,18 @@ impl Command {
 
 /// Returns the names of the files a scenario reads, relative to it.
 pub fn files(file: &ScenarioFile) -> Vec<&Text<String>> {
-    file.manifests.iter().collect()
+    let applied = file.timeline.iter().filter_map(|entry| match entry.step() {
+        Step::Apply { manifest, .. } => manifest.as_ref(),
+        Step::Delete { .. }
+        | Step::Patch { .. }
+        | Step::Label { .. }
+        | Step::Scale { .. }
+        | Step::Probe(_)
+        | Step::Fault(_)
+        | Step::Exec { .. }
+        | Step::Note { .. } => None,
+    });
+    file.manifests.iter().chain(applied).collect()
 }
 
 /// Makes a scenario ready to run. `sources` are the texts of its [`files`], under their names as written or with a
@@ -174,22 +194,34 @@ pub fn resolve(file: &ScenarioFile, sources: &[Source]) -> (Story, Vec<Problem>)
         file,
         problems: Vec::new(),
         origins: OriginTable::default(),
+        written: Written::default(),
+        there: BTreeSet::new(),
     };
     let story = resolver.story(sources);
     (story, resolver.problems)
 }
 
-struct Resolver<'a> {
-    file: &'a ScenarioFile,
-    problems: Vec<Problem>,
-    origins: OriginTable,
+pub(super) struct Resolver<'a> {
+    pub(super) file: &'a ScenarioFile,
+    pub(super) problems: Vec<Problem>,
+    pub(super) origins: OriginTable,
+    /// The objects as the steps so far have left them.
+    written: Written,
+    /// Objects that are there at the start, those that controllers made included.
+    there: BTreeSet<ObjectRef>,
 }
 
 /// The machines that exist, by the names of their namespaces.
 type Names = BTreeMap<String, Vec<IpAddr>>;
 
 impl Resolver<'_> {
-    fn problem(&mut self, code: ProblemCode, mark: Mark, title: impl Into<String>, help: &str) {
+    pub(super) fn problem(
+        &mut self,
+        code: ProblemCode,
+        mark: Mark,
+        title: impl Into<String>,
+        help: &str,
+    ) {
         let mut problem =
             Problem::error(code, title.into()).at(self.file.spans.spot(mark), "written here");
         if !help.is_empty() {
@@ -198,7 +230,7 @@ impl Resolver<'_> {
         self.problems.push(problem);
     }
 
-    fn refuse(&mut self, mark: Option<Mark>, what: &str) {
+    pub(super) fn refuse(&mut self, mark: Option<Mark>, what: &str) {
         let title = format!("{what} is not modelled yet");
         let spot = mark.map_or_else(|| self.file.spans.start(), |m| self.file.spans.spot(m));
         let problem = Problem::error(ProblemCode::ScnBadValue, title).at(spot, "asked for here");
@@ -211,7 +243,8 @@ impl Resolver<'_> {
         self.nodes(&mut objects, &plan.site);
         let mut lab = Lab::build(objects, plan);
         self.tune(&mut lab);
-        let agenda = self.agenda(&lab);
+        self.there = lab.objects.references();
+        let agenda = self.agenda(&lab, sources);
         let story = Story {
             title: self.file.title.to_string(),
             seed: self.file.seed,
@@ -229,18 +262,8 @@ impl Resolver<'_> {
 
     fn objects(&mut self, sources: &[Source]) -> Objects {
         let mut inputs: Vec<Source> = Vec::new();
-        for name in files(self.file) {
-            let wanted = name.trim_start_matches("./");
-            let fits = |source: &&Source| {
-                let rest = source.name.strip_suffix(wanted);
-                rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
-            };
-            if let Some(source) = sources.iter().find(fits) {
-                inputs.push(source.clone());
-            } else {
-                let title = format!("`{wanted}` was not read");
-                self.problem(ProblemCode::FileUnreadable, name.mark, title, "");
-            }
+        for name in &self.file.manifests {
+            inputs.extend(self.named_source(name, sources));
         }
         if let Some(text) = &self.file.objects {
             inputs.push(Source::new("objects", text.as_str()));
@@ -250,7 +273,38 @@ impl Resolver<'_> {
         }
         let (manifests, problems) = manifest::read(&inputs, &mut self.origins);
         self.problems.extend(problems);
+        self.written.documents = manifests.documents;
         manifests.objects.into_iter().collect()
+    }
+
+    /// Returns the text of a file the scenario names.
+    pub(super) fn named_source(
+        &mut self,
+        name: &Text<String>,
+        sources: &[Source],
+    ) -> Option<Source> {
+        let wanted = name.trim_start_matches("./");
+        let fits = |source: &&Source| {
+            let rest = source.name.strip_suffix(wanted);
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+        };
+        let found = sources.iter().find(fits).cloned();
+        if found.is_none() {
+            let title = format!("`{wanted}` was not read");
+            self.problem(ProblemCode::FileUnreadable, name.mark, title, "");
+        }
+        found
+    }
+
+    /// Whether an object is there at the start.
+    pub(super) fn made(&self, object: &ObjectRef) -> bool {
+        self.there.contains(object)
+    }
+
+    /// Whether some step creates the object.
+    fn comes_later(&self, kind: Kind, key: &ObjectKey) -> bool {
+        let object = ObjectRef::namespaced(kind, key);
+        self.written.created.contains(&object)
     }
 
     fn plan(&mut self) -> Plan {
@@ -522,10 +576,25 @@ impl Resolver<'_> {
         all
     }
 
-    fn agenda(&mut self, lab: &Lab) -> Vec<(Time, Doing)> {
+    fn agenda(&mut self, lab: &Lab, sources: &[Source]) -> Vec<(Time, Doing)> {
         let mut agenda = Vec::new();
-        for entry in &self.file.timeline {
-            let doings = self.step(entry.step(), entry.from().mark, lab);
+        // Writes build on each other, so they are worked out in the order of time.
+        let mut entries: Vec<(usize, &Entry)> = self.file.timeline.iter().enumerate().collect();
+        entries.sort_by_key(|(_, entry)| entry.from().0);
+        let mut written = std::mem::take(&mut self.written);
+        let mut writes: BTreeMap<usize, Doing> = BTreeMap::new();
+        for (n, entry) in entries {
+            let mark = entry.from().mark;
+            if let Some(write) = self.write(entry.step(), mark, sources, &mut written) {
+                writes.insert(n, write);
+            }
+        }
+        self.written = written;
+        for (n, entry) in self.file.timeline.iter().enumerate() {
+            let doings = match writes.remove(&n) {
+                Some(write) => vec![(Duration::ZERO, write)],
+                None => self.step(entry.step(), lab),
+            };
             let times: Vec<Time> = match entry {
                 Entry::At { at, .. } => vec![at.0],
                 Entry::Every {
@@ -549,18 +618,18 @@ impl Resolver<'_> {
     }
 
     /// Returns what one step does, each part with how long after the step's moment.
-    fn step(&mut self, step: &Step, mark: Mark, lab: &Lab) -> Vec<(Duration, Doing)> {
-        let refused = match step {
-            Step::Probe(probe) => return self.probe(probe, lab),
+    fn step(&mut self, step: &Step, lab: &Lab) -> Vec<(Duration, Doing)> {
+        match step {
+            Step::Probe(probe) => self.probe(probe, lab),
             Step::Fault(fault) => {
                 let kind = self.fault(&fault.fault, &fault.id, lab);
                 let id = fault.id.to_string();
                 let lasts = fault.lasts.as_ref().map(|delay| delay.0);
                 let begin = |fault| (Duration::ZERO, Doing::Begin { id, fault, lasts });
-                return kind.map(begin).into_iter().collect();
+                kind.map(begin).into_iter().collect()
             }
             Step::Note { text } => {
-                return vec![(Duration::ZERO, Doing::Note(text.to_string()))];
+                vec![(Duration::ZERO, Doing::Note(text.to_string()))]
             }
             Step::Exec { on, command } => {
                 let known = self.sender(on, lab);
@@ -592,16 +661,15 @@ impl Resolver<'_> {
                     text: command.to_string(),
                     command: what,
                 };
-                return vec![(Duration::ZERO, doing)];
+                vec![(Duration::ZERO, doing)]
             }
-            Step::Apply { .. } => "the step Apply",
-            Step::Delete { .. } => "the step Delete",
-            Step::Patch { .. } => "the step Patch",
-            Step::Label { .. } => "the step Label",
-            Step::Scale { .. } => "the step Scale",
-        };
-        self.refuse(Some(mark), refused);
-        Vec::new()
+            // What was wrong with a write has been said.
+            Step::Apply { .. }
+            | Step::Delete { .. }
+            | Step::Patch { .. }
+            | Step::Label { .. }
+            | Step::Scale { .. } => Vec::new(),
+        }
     }
 
     /// Checks that a sender exists.
@@ -609,6 +677,16 @@ impl Resolver<'_> {
         let Err(error) = lab.source(thing) else {
             return true;
         };
+        let later = match &**thing {
+            Thing::Pod(key) => self.comes_later(Kind::Pod, key),
+            Thing::Workload { kind, key } => {
+                Kind::from_word(kind).is_some_and(|kind| self.comes_later(kind, key))
+            }
+            Thing::Node(_) | Thing::Host(_) => false,
+        };
+        if later {
+            return true;
+        }
         let code = match &**thing {
             Thing::Pod(_) | Thing::Workload { .. } => ProblemCode::ScnUnknownPod,
             Thing::Node(_) => ProblemCode::ScnUnknownNode,
@@ -652,7 +730,19 @@ impl Resolver<'_> {
         let made = lab
             .source(&probe.from)
             .and_then(|from| lab.probe(&from, &request));
-        if let Err(error) = made {
+        let later = match &*probe.to {
+            Target::Service { key, .. } => self.comes_later(Kind::Service, key),
+            Target::Pod { key, .. } => self.comes_later(Kind::Pod, key),
+            Target::Node { .. }
+            | Target::Host { .. }
+            | Target::Address { .. }
+            | Target::Name { .. }
+            | Target::Url { .. } => false,
+        };
+        if let Err(error) = made
+            && !later
+            && lab.source(&probe.from).is_ok()
+        {
             let code = match &*probe.to {
                 Target::Service { .. } => ProblemCode::ScnUnknownService,
                 Target::Pod { .. } => ProblemCode::ScnUnknownPod,
@@ -790,7 +880,7 @@ impl Resolver<'_> {
                 | Expectation::Touched { .. }
                 | Expectation::Always(_) => continue,
             };
-            if !services.contains_key(&**service) {
+            if !services.contains_key(&**service) && !self.comes_later(Kind::Service, service) {
                 let title = format!("there is no Service {}", **service);
                 self.problem(ProblemCode::ScnUnknownService, service.mark, title, "");
             }

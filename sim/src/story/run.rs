@@ -11,8 +11,9 @@ use podwire_models::base::{ObjectKey, Ratio, Time};
 use podwire_models::kernel::Netns;
 use podwire_models::wire::{Action, Code, L4, NetnsId, Place, Stage, Step};
 
+use super::live::Memory;
 use super::resolve::{Attempt, Command, Doing, Server, Story, label};
-use crate::controllers::{self, ENDPOINT_SYNC, PLEG_RELIST, POD_START, PROXY_SYNC};
+use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC, ZONE_SYNC};
 use crate::engine::dice::Seeded;
 use crate::fault::{Fault, Undo};
 use crate::flat::flat_network;
@@ -82,6 +83,7 @@ pub fn run(story: &Story, seed: u64) -> Ran {
     let names = lab.names(&story.origins);
     let mut run = Run {
         story,
+        memory: Memory::of(lab.objects.pods.keys().cloned()),
         lab,
         simulation,
         names,
@@ -103,13 +105,21 @@ pub fn run(story: &Story, seed: u64) -> Ran {
 }
 
 /// Something that is to happen.
-enum Task {
+pub(super) enum Task {
     /// An entry of the timeline.
     Do(Doing),
     /// A fault ends.
     End(String),
     /// A pod becomes ready, or no longer is.
     Ready(ObjectKey, bool),
+    /// Controllers of workloads look at their pods.
+    Workloads,
+    /// A new pod starts.
+    Begin(ObjectKey),
+    /// A deleted pod has stopped.
+    Stop(ObjectKey),
+    /// `CoreDNS` hears of Services and slices.
+    Names,
     /// The `EndpointSlice` controller writes its slices.
     Slices,
     /// kube-proxy writes its rules.
@@ -132,10 +142,11 @@ struct Active {
     since: usize,
 }
 
-struct Run<'a> {
+pub(super) struct Run<'a> {
     story: &'a Story,
-    lab: Lab,
-    simulation: Simulation<Program, Seeded, TraceRecorder>,
+    pub(super) lab: Lab,
+    pub(super) simulation: Simulation<Program, Seeded, TraceRecorder>,
+    pub(super) memory: Memory,
     names: Names,
     agenda: BTreeMap<(Time, u64), Task>,
     numbered: u64,
@@ -189,7 +200,7 @@ impl Run<'_> {
         self.numbered += 1;
     }
 
-    fn plan_after(&mut self, after: Duration, task: Task) {
+    pub(super) fn plan_after(&mut self, after: Duration, task: Task) {
         self.plan(self.simulation.now() + after, task);
     }
 
@@ -201,7 +212,16 @@ impl Run<'_> {
         self.simulation.run_until(until);
     }
 
-    fn note(&mut self, action: Action) {
+    /// Plans a task, unless one of its kind is waiting already.
+    pub(super) fn plan_once(&mut self, after: Duration, task: Task) {
+        let same = std::mem::discriminant(&task);
+        let waits = |other: &Task| std::mem::discriminant(other) == same;
+        if !self.agenda.values().any(waits) {
+            self.plan_after(after, task);
+        }
+    }
+
+    pub(super) fn note(&mut self, action: Action) {
         self.simulation.note(Place::CLUSTER, Step::general(action));
     }
 
@@ -225,6 +245,14 @@ impl Run<'_> {
             Task::Do(Doing::Begin { id, fault, lasts }) => self.begin(id, fault, lasts),
             Task::End(id) => self.end(&id),
             Task::Ready(pod, ready) => self.ready(&pod, ready),
+            Task::Do(Doing::Write { what, changes }) => {
+                self.check_flat();
+                self.write(what, changes);
+            }
+            Task::Workloads => self.workloads(),
+            Task::Begin(pod) => self.begin_pod(&pod),
+            Task::Stop(pod) => self.stop_pod(&pod),
+            Task::Names => self.names(),
             Task::Slices => self.slices(),
             Task::Rules => {
                 self.lab.program(&mut self.simulation.machines);
@@ -494,7 +522,7 @@ impl Run<'_> {
     }
 
     /// Makes a killed pod's network again, and starts its programs.
-    fn attach(&mut self, key: &ObjectKey) {
+    pub(super) fn attach(&mut self, key: &ObjectKey) {
         let Some(pod) = self.lab.objects.pods.get(key).cloned() else {
             return;
         };
@@ -559,7 +587,7 @@ impl Run<'_> {
         netns.is_none_or(|netns| self.simulation.machines.cluster.is_off(netns))
     }
 
-    fn ready(&mut self, key: &ObjectKey, ready: bool) {
+    pub(super) fn ready(&mut self, key: &ObjectKey, ready: bool) {
         // Whoever noticed notices too late: it is the other way round by now.
         if self.is_gone(key) == ready {
             return;
@@ -574,10 +602,7 @@ impl Run<'_> {
         let word = if ready { "ready" } else { "not ready" };
         let what = format!("Pod/{key} is {word}");
         self.note(Action::Changed { what });
-        let waiting = |task: &Task| matches!(task, Task::Slices);
-        if !self.agenda.values().any(waiting) {
-            self.plan_after(ENDPOINT_SYNC, Task::Slices);
-        }
+        self.plan_slices();
     }
 
     fn slices(&mut self) {
@@ -592,6 +617,7 @@ impl Run<'_> {
         }
         self.count_endpoints();
         self.plan_after(PROXY_SYNC, Task::Rules);
+        self.plan_after(ZONE_SYNC, Task::Names);
     }
 
     fn ready_endpoints(&self) -> BTreeMap<ObjectKey, u64> {
@@ -623,18 +649,9 @@ impl Run<'_> {
 
     /// Starts the servers that the scenario itself asks for.
     fn serve_more(&mut self) {
-        for server in &self.story.listen {
-            let pods: Vec<_> = self.lab.objects.pods.values().cloned().collect();
-            for pod in pods {
-                let listen = &server.pods;
-                let here = listen.namespace.as_ref();
-                if listen.pods.matches(&pod.labels)
-                    && here.is_none_or(|n| **n == pod.key.namespace)
-                    && let Some(netns) = self.lab.machines.netns_of(&pod)
-                {
-                    self.serve(netns, &pod.key.to_string().into(), server);
-                }
-            }
+        let pods: Vec<ObjectKey> = self.lab.objects.pods.keys().cloned().collect();
+        for pod in pods {
+            self.serve_listeners(&pod);
         }
         for (host, l4, port) in &self.story.hosts {
             let netns = self.lab.machines.hosts.get(host.as_str()).copied();
@@ -647,6 +664,24 @@ impl Run<'_> {
                     *port,
                     Duration::ZERO,
                 );
+            }
+        }
+    }
+
+    /// Starts the servers that the scenario wants in a pod.
+    pub(super) fn serve_listeners(&mut self, key: &ObjectKey) {
+        let Some(pod) = self.lab.objects.pods.get(key).cloned() else {
+            return;
+        };
+        let story = self.story;
+        for server in &story.listen {
+            let listen = &server.pods;
+            let here = listen.namespace.as_ref();
+            if listen.pods.matches(&pod.labels)
+                && here.is_none_or(|n| **n == pod.key.namespace)
+                && let Some(netns) = self.lab.machines.netns_of(&pod)
+            {
+                self.serve(netns, &pod.key.to_string().into(), server);
             }
         }
     }

@@ -12,6 +12,7 @@ mod cli;
 mod real;
 mod flat;
 mod laws;
+mod live;
 mod golden;
 mod walk;
 mod manifests;

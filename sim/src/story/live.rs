@@ -1,0 +1,330 @@
+//! What follows from a write: objects as the API server keeps them, controllers that make and delete pods, kubelets that
+//! start and stop them, and in the end endpoints, rules and names. When each acts is in [`crate::controllers`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use podwire_models::api::{
+    ClusterIp, Kind, Node, Object, ObjectRef, Pod, Service, Workload, WorkloadKind,
+};
+use podwire_models::base::{Namespace, ObjectKey};
+use podwire_models::cluster::settle;
+use podwire_models::control::rollout;
+use podwire_models::wire::Action;
+
+use super::run::{Run, Task};
+use super::writes::Change;
+use crate::controllers::{CONTROLLER_SYNC, ENDPOINT_SYNC, POD_START, POD_STOP, PROXY_SYNC};
+use crate::program::Program;
+
+/// Names a workload.
+type WorkloadId = (WorkloadKind, ObjectKey);
+
+/// What controllers remember.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    /// Workloads whose controller has something to look at.
+    active: BTreeSet<WorkloadId>,
+    /// Pods of earlier templates.
+    outdated: BTreeMap<WorkloadId, BTreeSet<ObjectKey>>,
+    /// Names that some pod has or had.
+    used: BTreeSet<ObjectKey>,
+}
+
+impl Memory {
+    pub(super) fn of(pods: impl Iterator<Item = ObjectKey>) -> Self {
+        Self {
+            used: pods.collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Run<'_> {
+    pub(super) fn write(&mut self, what: String, changes: Vec<Change>) {
+        self.changed(what);
+        for change in changes {
+            match change {
+                Change::Put(object) => self.put(*object),
+                Change::Remove(object) => self.remove(&object),
+            }
+        }
+    }
+
+    fn changed(&mut self, what: String) {
+        self.note(Action::Changed { what });
+    }
+
+    fn put(&mut self, object: Object) {
+        match object {
+            Object::Service(service) => self.put_service(service),
+            Object::Pod(pod) => self.put_pod(pod),
+            Object::Workload(workload) => self.put_workload(workload),
+            Object::Node(node) => self.put_node(node),
+            Object::EndpointSlice(_) => {
+                self.lab.objects.insert(object);
+                self.plan_slices();
+            }
+            Object::Namespace(_) | Object::NetworkPolicy(_) | Object::Ingress(_) => {
+                self.lab.objects.insert(object);
+            }
+        }
+    }
+
+    /// A Service keeps the addresses and node ports it was given, unless the new text names others.
+    fn put_service(&mut self, mut service: Service) {
+        if let Some(old) = self.lab.objects.services.get(&service.key) {
+            if service.cluster_ip == ClusterIp::Unassigned {
+                service.cluster_ip = old.cluster_ip.clone();
+            }
+            for port in &mut service.ports {
+                let same = old
+                    .ports
+                    .iter()
+                    .find(|p| (p.port, p.protocol) == (port.port, port.protocol));
+                port.node_port = port.node_port.or_else(|| same.and_then(|p| p.node_port));
+            }
+        }
+        let objects = &mut self.lab.objects;
+        objects.services.insert(service.key.clone(), service);
+        let before = self.lab.shortfalls.len();
+        settle::settle_services(objects, &self.lab.plan.site, &mut self.lab.shortfalls);
+        self.tell_shortfalls(before);
+        self.plan_services();
+    }
+
+    /// What kubelet and the scheduler have filled in stays; a pod that is new is started.
+    fn put_pod(&mut self, mut pod: Pod) {
+        let Some(old) = self.lab.objects.pods.get(&pod.key) else {
+            self.create(pod);
+            return;
+        };
+        pod.node_name.clone_from(&old.node_name);
+        pod.pod_ips.clone_from(&old.pod_ips);
+        pod.uid.clone_from(&old.uid);
+        (pod.ready, pod.phase, pod.deleting) = (old.ready, old.phase, old.deleting);
+        self.lab.objects.pods.insert(pod.key.clone(), pod);
+        self.plan_slices();
+    }
+
+    fn put_workload(&mut self, workload: Workload) {
+        let id = (workload.kind, workload.key.clone());
+        if let Some(old) = self.lab.objects.workloads.get(&id)
+            && old.template.without_origins() != workload.template.without_origins()
+        {
+            let pods = rollout::owned(old, &self.lab.objects);
+            let keys = pods.into_iter().map(|pod| pod.key.clone());
+            let outdated: BTreeSet<ObjectKey> = keys.collect();
+            self.memory
+                .outdated
+                .entry(id.clone())
+                .or_default()
+                .extend(outdated);
+        }
+        self.lab.objects.workloads.insert(id.clone(), workload);
+        self.activate(id);
+    }
+
+    fn put_node(&mut self, mut node: Node) {
+        if let Some(old) = self.lab.objects.nodes.get(&node.name) {
+            node.pod_cidrs.clone_from(&old.pod_cidrs);
+            node.internal_ips.clone_from(&old.internal_ips);
+        }
+        self.lab.objects.nodes.insert(node.name.clone(), node);
+        self.plan_slices();
+    }
+
+    fn remove(&mut self, object: &ObjectRef) {
+        if !self.lab.objects.contains(object) {
+            self.changed(format!("{object} is not there any more"));
+            return;
+        }
+        match object.kind {
+            Kind::Pod => self.delete_pod(&object.key()),
+            Kind::Service => {
+                self.lab.objects.remove(object);
+                self.plan_services();
+            }
+            Kind::EndpointSlice => {
+                self.lab.objects.remove(object);
+                self.plan_slices();
+            }
+            Kind::Workload(kind) => {
+                let removed = self.lab.objects.workloads.remove(&(kind, object.key()));
+                let owned = removed
+                    .map(|workload| self.owned(&workload))
+                    .unwrap_or_default();
+                for pod in owned {
+                    self.delete_pod(&pod);
+                }
+            }
+            Kind::Namespace => {
+                let inside = |other: &ObjectRef| {
+                    let space = other.namespace.as_ref().map(Namespace::as_str);
+                    space == Some(object.name.as_str())
+                };
+                let all = self.lab.objects.references();
+                for other in all.iter().filter(|other| inside(other)) {
+                    self.remove(other);
+                }
+                self.lab.objects.remove(object);
+            }
+            Kind::Node | Kind::NetworkPolicy | Kind::Ingress => {
+                self.lab.objects.remove(object);
+            }
+        }
+    }
+
+    fn owned(&self, workload: &Workload) -> Vec<ObjectKey> {
+        let pods = rollout::owned(workload, &self.lab.objects);
+        pods.into_iter().map(|pod| pod.key.clone()).collect()
+    }
+
+    // ---- controllers ----
+
+    fn activate(&mut self, id: WorkloadId) {
+        self.memory.active.insert(id);
+        self.plan_once(CONTROLLER_SYNC, Task::Workloads);
+    }
+
+    /// Lets the controllers of workloads look at their pods.
+    pub(super) fn workloads(&mut self) {
+        let active: Vec<WorkloadId> = self.memory.active.iter().cloned().collect();
+        for id in active {
+            let Some(workload) = self.lab.objects.workloads.get(&id) else {
+                continue;
+            };
+            let none = BTreeSet::new();
+            let outdated = self.memory.outdated.get(&id).unwrap_or(&none);
+            let step = rollout::step(workload, &self.lab.objects, outdated, &self.memory.used);
+            for pod in step.delete {
+                self.delete_pod(&pod);
+            }
+            for pod in step.create {
+                self.create(pod);
+            }
+        }
+    }
+
+    /// Lets the controllers that own a pod look again.
+    fn wake_owners(&mut self, pod: &Pod) {
+        let workloads = self.lab.objects.workloads.values();
+        let owners = workloads.filter(|w| w.owner.is_none() && rollout::owns(w, pod));
+        let ids: Vec<WorkloadId> = owners.map(|w| (w.kind, w.key.clone())).collect();
+        for id in ids {
+            self.activate(id);
+        }
+    }
+
+    // ---- kubelet ----
+
+    fn create(&mut self, pod: Pod) {
+        self.changed(format!("Pod/{} is created", pod.key));
+        let key = pod.key.clone();
+        self.memory.used.insert(key.clone());
+        self.lab.objects.pods.insert(key.clone(), pod);
+        self.plan_after(POD_START, Task::Begin(key));
+    }
+
+    /// A pod is scheduled, gets its network, and its programs start.
+    pub(super) fn begin_pod(&mut self, key: &ObjectKey) {
+        let deleted = |pod: &Pod| pod.deleting;
+        if self.lab.objects.pods.get(key).is_none_or(deleted) {
+            return;
+        }
+        let before = self.lab.shortfalls.len();
+        settle::settle_pod(
+            &mut self.lab.objects,
+            key,
+            &mut self.lab.allocators,
+            &mut self.lab.shortfalls,
+        );
+        self.tell_shortfalls(before);
+        let Some(pod) = self.lab.objects.pods.get_mut(key) else {
+            return;
+        };
+        if pod.pod_ips.is_empty() {
+            return;
+        }
+        pod.ready = Some(false);
+        let ips: Vec<String> = pod.pod_ips.iter().map(ToString::to_string).collect();
+        let node = pod.node_name.as_ref().map(ToString::to_string);
+        let what = format!(
+            "Pod/{key} runs on {} as {}",
+            node.unwrap_or_default(),
+            ips.join(", ")
+        );
+        self.changed(what);
+        self.attach(key);
+        self.serve_listeners(key);
+        self.ready(key, true);
+        if let Some(pod) = self.lab.objects.pods.get(key).cloned() {
+            self.wake_owners(&pod);
+        }
+    }
+
+    fn delete_pod(&mut self, key: &ObjectKey) {
+        let Some(pod) = self.lab.objects.pods.get_mut(key) else {
+            return;
+        };
+        if pod.deleting {
+            return;
+        }
+        pod.deleting = true;
+        let pod = pod.clone();
+        self.changed(format!("Pod/{key} is being deleted"));
+        self.plan_slices();
+        self.plan_after(POD_STOP, Task::Stop(key.clone()));
+        self.wake_owners(&pod);
+    }
+
+    /// A deleted pod's programs have ended: its network goes, its addresses are free, its object is gone.
+    pub(super) fn stop_pod(&mut self, key: &ObjectKey) {
+        self.simulation.machines.detach(key);
+        self.lab.machines.pods.remove(key);
+        self.lab.allocators.release(key);
+        let gone = self.lab.objects.pods.remove(key);
+        self.changed(format!("Pod/{key} is gone"));
+        self.plan_slices();
+        if let Some(pod) = gone {
+            self.wake_owners(&pod);
+        }
+    }
+
+    fn tell_shortfalls(&mut self, from: usize) {
+        let new: Vec<String> = self
+            .lab
+            .shortfalls
+            .iter()
+            .skip(from)
+            .map(|s| format!("{}: {} ({})", s.object, s.says, s.code))
+            .collect();
+        for what in new {
+            self.changed(what);
+        }
+    }
+
+    // ---- what follows ----
+
+    /// The `EndpointSlice` controller looks at pods and Services.
+    pub(super) fn plan_slices(&mut self) {
+        self.plan_once(ENDPOINT_SYNC, Task::Slices);
+    }
+
+    /// A Service has changed: kube-proxy watches Services themselves, besides their slices.
+    fn plan_services(&mut self) {
+        self.plan_slices();
+        self.plan_once(PROXY_SYNC, Task::Rules);
+    }
+
+    /// `CoreDNS` answers from what Services and slices are now.
+    pub(super) fn names(&mut self) {
+        self.lab.refresh_zone();
+        let zone = Arc::clone(&self.lab.zone);
+        self.simulation.for_each_program(|program| {
+            if let Program::NameServer(_, answers) = program {
+                *answers = Arc::clone(&zone);
+            }
+        });
+    }
+}

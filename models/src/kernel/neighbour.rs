@@ -133,6 +133,20 @@ impl NeighbourTable {
             .and_then(|entry| entry.state.mac())
     }
 
+    /// Returns the hardware address of a next hop if it is believed, so that it can be used without further ado.
+    #[inline]
+    pub fn believed(&self, dev: DevIndex, addr: IpAddr, now: Time) -> Option<Mac> {
+        match &self.entries.get(&NeighbourKey(dev, addr))?.state {
+            NeighbourState::Permanent { mac } => Some(*mac),
+            NeighbourState::Reachable { mac, until } if *until >= now => Some(*mac),
+            NeighbourState::Reachable { .. }
+            | NeighbourState::Stale { .. }
+            | NeighbourState::Probe { .. }
+            | NeighbourState::Incomplete { .. }
+            | NeighbourState::Failed => None,
+        }
+    }
+
     /// Returns the number for a new resolution attempt.
     pub const fn next_generation(&mut self) -> u32 {
         self.generation = self.generation.wrapping_add(1);

@@ -63,17 +63,41 @@ impl Table {
     }
 }
 
-/// Both tables of one family. A look-up is a binary search among the ranges of addresses that have the same route; they
-/// are worked out when first asked for after a change.
+/// Both tables of one family.
 #[derive(Clone, Debug)]
 struct Prefixes {
     family: Family,
     /// Routes by table, prefix length and network, lowest metric first.
     networks: FxIndexMap<(Table, u8, u128), Vec<Route>>,
+    /// What look-ups search; worked out when first asked for after a change.
+    compiled: OnceLock<Compiled>,
+}
+
+/// Ranges of addresses that have the same route: a look-up is a binary search.
+#[derive(Clone, Debug)]
+struct Compiled {
     /// Of table local.
-    local: OnceLock<Ranges>,
+    local: Ranges,
     /// Of table local and, where it says nothing, of table main.
-    both: OnceLock<Ranges>,
+    both: Ranges,
+    /// The best route of each network.
+    best: Vec<Route>,
+}
+
+impl Compiled {
+    fn of(prefixes: &Prefixes) -> Self {
+        let local = prefixes.ranges(Table::Local);
+        let main = prefixes.ranges(Table::Main);
+        let best = |routes: &Vec<Route>| routes.first().cloned();
+        let all = prefixes.networks.values().map(best);
+        Self {
+            both: main.behind(&local, prefixes.family),
+            local,
+            best: all
+                .collect::<Option<_>>()
+                .expect("a network without routes is removed"),
+        }
+    }
 }
 
 impl Prefixes {
@@ -81,30 +105,22 @@ impl Prefixes {
         Self {
             family,
             networks: FxIndexMap::default(),
-            local: OnceLock::new(),
-            both: OnceLock::new(),
+            compiled: OnceLock::new(),
         }
     }
 
+    fn compiled(&self) -> &Compiled {
+        self.compiled.get_or_init(|| Compiled::of(self))
+    }
+
     fn lookup(&self, dst: IpAddr) -> Option<&Route> {
-        let both = self.both.get_or_init(|| {
-            let main = self.ranges(Table::Main);
-            main.behind(self.local_ranges(), self.family)
-        });
-        self.found(both.find(dst))
+        let compiled = self.compiled();
+        compiled.best.get(compiled.both.find(dst)? as usize)
     }
 
     fn lookup_local(&self, dst: IpAddr) -> Option<&Route> {
-        self.found(self.local_ranges().find(dst))
-    }
-
-    fn found(&self, entry: Option<u32>) -> Option<&Route> {
-        let (_, routes) = self.networks.get_index(entry? as usize)?;
-        routes.first()
-    }
-
-    fn local_ranges(&self) -> &Ranges {
-        self.local.get_or_init(|| self.ranges(Table::Local))
+        let compiled = self.compiled();
+        compiled.best.get(compiled.local.find(dst)? as usize)
     }
 
     fn ranges(&self, table: Table) -> Ranges {
@@ -129,8 +145,7 @@ impl Prefixes {
     }
 
     fn changed(&mut self) {
-        self.local.take();
-        self.both.take();
+        self.compiled.take();
     }
 
     fn iter(&self, table: Table) -> impl Iterator<Item = &Route> {

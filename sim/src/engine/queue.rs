@@ -165,6 +165,7 @@ impl<E> Queue<E> {
     }
 
     /// Takes out the next event and moves the present to its time.
+    #[inline]
     #[expect(clippy::missing_panics_doc, reason = "the first key is never dead")]
     pub fn pop(&mut self) -> Option<(Time, E)> {
         let key = self.near.pop()?;
@@ -181,6 +182,7 @@ impl<E> Queue<E> {
     }
 
     /// Takes out the next event if it happens no later than `limit`.
+    #[inline]
     pub fn pop_until(&mut self, limit: Time) -> Option<(Time, E)> {
         if self.next_at()? > limit {
             return None;
@@ -239,6 +241,7 @@ impl<E> Queue<E> {
     }
 
     /// Puts a key where it belongs.
+    #[inline]
     fn put(&mut self, key: Key) {
         let slice = key.slice();
         if slice <= self.slice {

@@ -213,7 +213,8 @@ impl Netns {
         }
         let next_hop = skb.next_hop.unwrap_or(skb.packet.dst);
         let source = device.mac;
-        match self.group_mac(dev, next_hop) {
+        let known = self.neighbours.believed(dev, next_hop, cx.now);
+        match known.or_else(|| self.group_mac(dev, next_hop)) {
             Some(mac) => self.frame_out(skb, dev, source, mac, cx),
             None => {
                 if let Some((skb, mac)) = self.resolve(dev, next_hop, skb, cx) {

@@ -44,6 +44,8 @@ pub struct Site {
     pub domain: Arc<str>,
     /// Hosts outside the cluster.
     pub hosts: Vec<OutsideHost>,
+    /// Further addresses of nodes, each on a device of its own that nothing is plugged into.
+    pub more_addresses: Vec<(ObjectName, IpNet)>,
 }
 
 /// The network between the nodes.
@@ -88,6 +90,7 @@ impl Default for Site {
             pod_mtu: None,
             domain: "cluster.local".into(),
             hosts: Vec::new(),
+            more_addresses: Vec::new(),
         }
     }
 }
@@ -278,6 +281,13 @@ impl Machines {
             if let (true, Some(router)) = (has, nth_addr(*subnet, 1)) {
                 changes.push(default_via(router));
             }
+        }
+        let more = site.more_addresses.iter().filter(|(node, _)| node == name);
+        for (n, (_, address)) in (1..).zip(more) {
+            let dev = format!("eth{n}");
+            changes.push(link(&dev, site.underlay.mtu, NewLinkKind::Dummy));
+            changes.push(up(&dev));
+            changes.push(addr(&dev, *address, net.origin));
         }
         changes.extend(site.cni.node_setup(&net));
         self.apply(netns, &changes, net.origin, errors);

@@ -72,6 +72,16 @@ struct ClusterArgs {
     /// A host outside the cluster, used as `host/NAME`
     #[arg(long, value_name = "NAME=IP")]
     host: Vec<HostArg>,
+    /// Another address of a node, besides those of its object: on a device of its own, eth1 and so on
+    #[arg(long, value_name = "NODE=IP/LEN", value_parser = node_address)]
+    node_address: Vec<(ObjectName, IpNet)>,
+}
+
+fn node_address(text: &str) -> Result<(ObjectName, IpNet), String> {
+    let wrong = || format!("`{text}` is not of the form NODE=IP/LEN, as in node-a=172.16.5.11/24");
+    let (node, address) = text.split_once('=').ok_or_else(wrong)?;
+    let node = node.parse().map_err(|_| wrong())?;
+    Ok((node, address.parse().map_err(|_| wrong())?))
 }
 
 /// Flags of kube-proxy, under the names it gives them.
@@ -257,6 +267,13 @@ impl InputArgs {
             });
         }
         let objects: Objects = manifests.objects.into_iter().collect();
+        for (node, _) in &self.cluster.node_address {
+            let made_up = objects.nodes.is_empty();
+            if !made_up && !objects.nodes.contains_key(node) {
+                let says = format!("--node-address: there is no node `{node}` in the input");
+                return Err(Report::bad_input(says));
+            }
+        }
         let services = objects.services.keys().cloned().collect();
         let mut assumptions = Vec::new();
         let plan = self.plan(&objects, &mut assumptions);
@@ -276,6 +293,7 @@ impl InputArgs {
         let mut site = Site {
             cni: args.profile,
             hosts: args.host.iter().map(|host| host.0.clone()).collect(),
+            more_addresses: args.node_address.clone(),
             ..Site::default()
         };
         if let Some(cidrs) = &args.service_cidr {

@@ -13,6 +13,7 @@ mod real;
 mod flat;
 mod laws;
 mod live;
+mod oracle_kube_proxy;
 mod golden;
 mod walk;
 mod manifests;

@@ -45,7 +45,7 @@ pub const DEFAULTS: &[(&str, i64)] = &[
 
 /// Settings that have one value per device, under `net.ipv4.conf.DEV.` or `net.ipv6.conf.DEV.`, where DEV may
 /// be `all` and `default`: family, name and default.
-pub const DEVICE_DEFAULTS: &[(Family, &str, i64)] = &[
+pub const DEVICE_DEFAULTS: [(Family, &str, i64); 6] = [
     (Family::V4, "accept_local", 0),
     (Family::V4, "forwarding", 0),
     (Family::V4, "proxy_arp", 0),
@@ -53,9 +53,6 @@ pub const DEVICE_DEFAULTS: &[(Family, &str, i64)] = &[
     (Family::V4, "rp_filter", 0),
     (Family::V6, "forwarding", 0),
 ];
-
-/// The per-device setting that [`Sysctls::forwarding`] answers for.
-const FORWARDING: &str = "forwarding";
 
 /// The settings of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +71,9 @@ struct Hot {
     bridge_v4: bool,
     bridge_v6: bool,
     ttl: u8,
-    /// Whether any per-device value that [`Sysctls::device`] is asked for was ever written.
+    /// The values of `net.ipv4.conf.all`, in the order of [`DEVICE_DEFAULTS`].
+    all: [i64; DEVICE_DEFAULTS.len()],
+    /// Whether any device has an IPv4 value of its own.
     per_device: bool,
 }
 
@@ -86,6 +85,7 @@ impl Default for Sysctls {
             bridge_v4: true,
             bridge_v6: true,
             ttl: 64,
+            all: DEVICE_DEFAULTS.map(|(_, _, value)| value),
             per_device: false,
         };
         Self {
@@ -140,9 +140,11 @@ impl Sysctls {
             bridge_v4: self.value("net.bridge.bridge-nf-call-iptables") != 0,
             bridge_v6: self.value("net.bridge.bridge-nf-call-ip6tables") != 0,
             ttl: u8::try_from(self.value("net.ipv4.ip_default_ttl")).unwrap_or(64),
+            all: DEVICE_DEFAULTS
+                .map(|(_, setting, _)| self.value(&format!("net.ipv4.conf.all.{setting}"))),
             per_device: self.hot.per_device
                 || device_setting(name)
-                    .is_some_and(|(family, _, s)| family == Family::V4 && s != FORWARDING),
+                    .is_some_and(|(family, dev, _)| family == Family::V4 && dev != "all"),
         };
         true
     }
@@ -175,11 +177,15 @@ impl Sysctls {
 
     /// Returns a per-device IPv4 setting: the larger of the device's value and that of `all`.
     pub fn device(&self, dev: &str, setting: &str) -> i64 {
-        if !self.hot.per_device && setting != FORWARDING {
-            return 0;
+        let wanted = |(_, (family, name, _)): &(&i64, &(Family, &str, i64))| {
+            *family == Family::V4 && *name == setting
+        };
+        let mut known = self.hot.all.iter().zip(&DEVICE_DEFAULTS);
+        let all = known.find(wanted).map_or(0, |(value, _)| *value);
+        if !self.hot.per_device {
+            return all;
         }
-        let of = |dev: &str| self.value(&format!("net.ipv4.conf.{dev}.{setting}"));
-        of("all").max(of(dev))
+        all.max(self.value(&format!("net.ipv4.conf.{dev}.{setting}")))
     }
 
     /// Returns a conntrack timeout by the end of its name, such as `tcp_timeout_established`.

@@ -13,6 +13,7 @@ mod real;
 mod flat;
 mod laws;
 mod live;
+mod oracle_flows;
 mod oracle_kube_proxy;
 mod golden;
 mod walk;
@@ -31,11 +32,12 @@ fn handbook(path: &str) -> Option<std::path::PathBuf> {
             .find(|(n, _)| n == name)
             .map(|(_, value)| value)
     };
-    let root = set("PODWIRE_ORACLE").map_or_else(
-        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
-        |oracle| std::path::Path::new(&oracle).join(".."),
-    );
-    let file = root.join(path);
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let file = match (set("PODWIRE_ORACLE"), path.strip_prefix("oracle/")) {
+        (Some(oracle), Some(rest)) => std::path::Path::new(&oracle).join(rest),
+        (Some(oracle), None) => std::path::Path::new(&oracle).join("..").join(path),
+        (None, _) => here.join(path),
+    };
     if file.exists() {
         return Some(file);
     }

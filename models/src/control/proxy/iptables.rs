@@ -108,6 +108,13 @@ fn nodeport_nets(family: Family, node: &NodeView, flags: &Flags) -> Option<Vec<I
     (!all).then_some(nets)
 }
 
+/// Whether kube-proxy lets addresses of 127.0.0.0/8 be routed on a node (`net.ipv4.conf.all.route_localnet=1`), so that
+/// node ports answer on them.
+pub fn routes_localnet(family: Family, node: &NodeView, flags: &Flags) -> bool {
+    let nets = nodeport_nets(family, node, flags);
+    localhost_nodeports(family, nets.as_deref(), flags)
+}
+
 /// Only IPv4 can lead loopback traffic elsewhere, and only if its node port addresses include loopback.
 fn localhost_nodeports(family: Family, nets: Option<&[IpNet]>, flags: &Flags) -> bool {
     let included = nets.is_none_or(|nets| nets.iter().any(|net| net.addr().is_loopback()));

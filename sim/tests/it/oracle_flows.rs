@@ -1,0 +1,367 @@
+//! Flows through kube-proxy's rules, as seen on a real kernel: for each recorded flow the simulator must allow what was
+//! seen (result, who answered, which source the server saw), and allow nothing that was seen too seldom to be true.
+//!
+//! Left out of the recordings: health check ports (`http` lines), many clients of a Service with affinity, and sockets
+//! kept open while objects change (`tries` lines).
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use podwire::attempt::{Request, Source as Sender};
+use podwire::engine::Seeded;
+use podwire::lab::{Lab, Plan};
+use podwire::manifest;
+use podwire::scenario::address::Target;
+use podwire::source::{OriginTable, Source};
+use podwire::traffic::{ProbeOutcome, ProbeResult};
+use podwire_models::api::SessionAffinity;
+use podwire_models::base::{ObjectKey, OriginId, Ratio};
+use podwire_models::cluster::install::{OutsideHost, Site};
+use podwire_models::control::cni::Cni;
+use podwire_models::control::proxy::{DetectLocalMode, Flags, Version};
+use podwire_models::kernel::config::{Change, NewRoute, RouteKind};
+use podwire_models::wire::{L4, NoRecorder};
+use serde_json::Value;
+
+/// What an attempt came to: result, who answered, as whom the client was seen.
+type Seen = (String, String, String);
+
+fn text_of(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+/// The cluster in which a case's flows ran.
+fn lab(case: &Path, topology: &Value) -> (Lab, OriginTable) {
+    let mut pods = String::new();
+    for pod in topology["pods"].as_array().unwrap() {
+        let (name, node, ip) = (
+            text_of(pod, "name"),
+            text_of(pod, "node"),
+            text_of(pod, "ip"),
+        );
+        let ports: Vec<String> = pod["listen"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|port| {
+                let (protocol, number) = port.as_str().unwrap().split_once('/').unwrap();
+                format!("{{containerPort: {number}, protocol: {protocol}}}")
+            })
+            .collect();
+        write!(
+            pods,
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: flows}}\nspec:\n  nodeName: {node}\n  \
+             containers: [{{name: main, image: x, ports: [{}]}}]\nstatus: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}]}}\n",
+            ports.join(", ")
+        )
+        .unwrap();
+    }
+    let objects = fs::read_to_string(case.join("objects.yaml")).unwrap();
+    let inputs = [
+        Source::new("objects.yaml", objects),
+        Source::new("pods.yaml", pods),
+    ];
+    let mut origins = OriginTable::default();
+    let (manifests, _) = manifest::read(&inputs, &mut origins);
+    let objects = manifests.objects.into_iter().collect();
+    let hosts = topology["outside_hosts"].as_array().unwrap();
+    let site = Site {
+        cni: Cni::Bridge,
+        hairpin: topology["settings"]["pod_veth_hairpin_mode"] == Value::Bool(true),
+        hosts: hosts
+            .iter()
+            .map(|host| OutsideHost {
+                name: text_of(host, "name").as_str().into(),
+                ip: text_of(host, "ip").parse().unwrap(),
+                origin: OriginId::NONE,
+            })
+            .collect(),
+        ..Site::default()
+    };
+    let mut plan = Plan {
+        site,
+        version: Version::V1_30,
+        flags: flags(&topology["kube_proxy"]["flags"]),
+        nodes: 0,
+    };
+    let lan = text_of(&topology["lan"], "cidr").parse().unwrap();
+    plan.site.underlay.subnets = vec![lan];
+    let mut lab = Lab::build(objects, plan);
+    for host in hosts {
+        let id = lab.machines.hosts[text_of(host, "name").as_str()];
+        let netns = lab.machines.cluster.netns_mut(id).unwrap();
+        for route in host["routes"].as_array().unwrap() {
+            let (dst, gateway) = route.as_str().unwrap().split_once(" via ").unwrap();
+            if dst != "default" {
+                netns
+                    .apply(&Change::AddRoute(NewRoute {
+                        kind: RouteKind::Unicast,
+                        dst: dst.parse().unwrap(),
+                        gateway: Some(gateway.parse().unwrap()),
+                        dev: Some("eth0".into()),
+                        src: None,
+                        metric: 0,
+                        scope: podwire_models::kernel::link::Scope::Global,
+                        onlink: false,
+                        mtu: None,
+                        origin: OriginId::NONE,
+                    }))
+                    .unwrap();
+            }
+        }
+    }
+    // The gateway of the LAN forwards nothing, and says nothing.
+    let underlay = lab.machines.underlay;
+    let router = lab.machines.cluster.netns_mut(underlay).unwrap();
+    router.sysctls.set("net.ipv4.ip_forward", 0);
+    (lab, origins)
+}
+
+fn flags(given: &Value) -> Flags {
+    let mut flags = Flags::default();
+    let mut bridge = None;
+    for flag in given.as_array().unwrap() {
+        let (name, value) = flag.as_str().unwrap().split_once('=').unwrap();
+        match name {
+            "--cluster-cidr" => flags.cluster_cidr = vec![value.parse().unwrap()],
+            "--masquerade-all" => flags.masquerade_all = value == "true",
+            "--pod-bridge-interface" => bridge = Some(value.to_owned()),
+            "--detect-local-mode" => match value {
+                "ClusterCIDR" => flags.detect_local_mode = DetectLocalMode::ClusterCidr,
+                "NodeCIDR" => flags.detect_local_mode = DetectLocalMode::NodeCidr,
+                "BridgeInterface" => {}
+                other => panic!("unknown mode {other}"),
+            },
+            "--proxy-mode" | "--conntrack-max-per-core" => {}
+            other => panic!("unknown flag {other}"),
+        }
+    }
+    if let Some(bridge) = bridge {
+        flags.detect_local_mode = DetectLocalMode::BridgeInterface(bridge.as_str().into());
+    }
+    flags
+}
+
+fn sender(lab: &Lab, src: &str) -> Sender {
+    let thing = match src.split_once(' ') {
+        Some(("backend", name)) => format!("pod/flows/{name}"),
+        _ if src.starts_with("client-") => format!("pod/flows/{src}"),
+        _ if src.starts_with("node-") => format!("node/{src}"),
+        _ => format!("host/{src}"),
+    };
+    lab.source(&thing.parse().unwrap()).unwrap()
+}
+
+fn ip_of(end: &str) -> String {
+    match end.parse::<SocketAddr>() {
+        Ok(end) => end.ip().to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+/// What was seen, each with how often.
+fn recorded(attempts: &[Value]) -> BTreeMap<Seen, u64> {
+    let mut counts = BTreeMap::new();
+    for attempt in attempts {
+        let seen = (
+            text_of(attempt, "result"),
+            text_of(attempt, "backend"),
+            ip_of(&text_of(attempt, "seen")),
+        );
+        *counts.entry(seen).or_default() += 1;
+    }
+    counts
+}
+
+fn simulated(outcome: &ProbeOutcome) -> Seen {
+    let result = match outcome.result {
+        ProbeResult::Connected => "connected",
+        ProbeResult::Refused => "refused",
+        ProbeResult::Timeout => "timeout",
+        ProbeResult::Unreachable | ProbeResult::Reset | ProbeResult::DnsFailure => "error",
+    };
+    let backend = outcome
+        .backend
+        .map(|(ip, port)| SocketAddr::new(ip, port).to_string());
+    let seen = outcome
+        .seen_source
+        .map(|(ip, _): (IpAddr, u16)| ip.to_string());
+    (
+        result.to_owned(),
+        backend.unwrap_or_default(),
+        seen.unwrap_or_default(),
+    )
+}
+
+/// Whether `count` of `all` is what a chance would give: within six standard deviations, and one more.
+fn plausible(count: u64, all: u64, chance: Ratio) -> bool {
+    let (p, q) = (chance.numerator(), chance.denominator());
+    let expected = u128::from(all) * p;
+    let distance = (u128::from(count) * q).abs_diff(expected).saturating_sub(q);
+    let variance = u128::from(all) * p * (q - p);
+    distance * distance <= 36 * variance
+}
+
+struct Tally {
+    compared: usize,
+    attempts: u64,
+    wrong: Vec<String>,
+}
+
+fn flow(lab: &Lab, origins: &OriginTable, line: &Value, tally: &mut Tally, name: &str) {
+    let l4 = if text_of(line, "protocol") == "UDP" {
+        L4::Udp
+    } else {
+        L4::Tcp
+    };
+    let dst: SocketAddr = text_of(line, "dst").parse().unwrap();
+    let request = Request {
+        target: Target::Address {
+            ip: dst.ip(),
+            port: Some(dst.port()),
+        },
+        l4,
+        timeout: Duration::from_millis(1600),
+    };
+    let from = sender(lab, &text_of(line, "src"));
+    let what = format!(
+        "{name}: {} {} {} to {dst}",
+        text_of(line, "protocol"),
+        text_of(line, "src"),
+        text_of(line, "dst_kind")
+    );
+    let outcomes = match lab.explore(&from, &request, origins, 1, 50_000) {
+        Ok(outcomes) => outcomes,
+        Err(error) => {
+            tally.wrong.push(format!("{what}: {error}"));
+            return;
+        }
+    };
+    let mut possible: BTreeMap<Seen, Ratio> = BTreeMap::new();
+    for one in &outcomes {
+        let chance = possible
+            .entry(simulated(&one.outcome))
+            .or_insert(Ratio::ZERO);
+        *chance = *chance + one.chance;
+    }
+    tally.compared += 1;
+    if let Some(distribution) = line.get("distribution") {
+        let all = distribution["connections"].as_u64().unwrap();
+        tally.attempts += all;
+        let mut backends: BTreeMap<String, Ratio> = BTreeMap::new();
+        for ((_, backend, _), chance) in &possible {
+            let sum = backends.entry(backend.clone()).or_insert(Ratio::ZERO);
+            *sum = *sum + *chance;
+        }
+        let counts = distribution["by_backend"].as_object().unwrap();
+        let count = |backend: &String| counts.get(backend).and_then(Value::as_u64).unwrap_or(0);
+        let known: u64 = backends.keys().map(count).sum();
+        if known != all
+            || backends
+                .iter()
+                .any(|(b, chance)| !plausible(count(b), all, *chance))
+        {
+            tally
+                .wrong
+                .push(format!("{what}: seen {counts:?}, possible {backends:?}"));
+        }
+        return;
+    }
+    let attempts = line["attempts"].as_array().unwrap();
+    let seen = recorded(attempts);
+    let all: u64 = seen.values().sum();
+    tally.attempts += all;
+    let unknown: Vec<&Seen> = seen.keys().filter(|s| !possible.contains_key(*s)).collect();
+    // With affinity the attempts of one client are one choice, and a timeout ends a series early.
+    let service = text_of(line, "service").parse().ok();
+    let service = service.and_then(|key: ObjectKey| lab.objects.services.get(&key));
+    let affine = service.is_some_and(|s| s.session_affinity != SessionAffinity::None);
+    let independent = !affine && !seen.keys().any(|(result, ..)| result == "timeout");
+    let unlikely: Vec<_> = possible
+        .iter()
+        .filter(|(one, chance)| {
+            independent && !plausible(seen.get(*one).copied().unwrap_or(0), all, **chance)
+        })
+        .collect();
+    if !unknown.is_empty() || !unlikely.is_empty() {
+        tally
+            .wrong
+            .push(format!("{what}: seen {seen:?}, possible {possible:?}"));
+    }
+    if affine && all > 1 && possible.len() > 1 {
+        // The Service must hold its clients, here as there.
+        let mut simulation = lab.start(Seeded::new(1), NoRecorder);
+        let mut backends = BTreeMap::new();
+        for _ in 0..all {
+            let limit = simulation.now() + Duration::from_secs(10);
+            let outcome = lab
+                .attempt(&mut simulation, &from, &request, limit)
+                .unwrap();
+            *backends.entry(simulated(&outcome).1).or_insert(0_u32) += 1;
+        }
+        let real: BTreeSet<&String> = seen.keys().map(|(_, backend, _)| backend).collect();
+        if backends.len() != 1 || real.len() != 1 {
+            let says = format!("{what}: no affinity: {backends:?}, real {real:?}");
+            tally.wrong.push(says);
+        }
+    }
+}
+
+#[test]
+fn flows_end_as_on_a_real_kernel() {
+    let Some(root) = crate::handbook("oracle/kube-proxy") else {
+        return;
+    };
+    let mut cases: Vec<PathBuf> = fs::read_dir(root)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    cases.sort();
+    let mut tally = Tally {
+        compared: 0,
+        attempts: 0,
+        wrong: Vec::new(),
+    };
+    let (mut files, mut left_out) = (0, 0);
+    for case in &cases {
+        for (flows, topology) in [
+            ("flows.jsonl", "topology.json"),
+            ("flows.hairpin-off.jsonl", "topology.hairpin-off.json"),
+        ] {
+            let (flows, topology) = (case.join(flows), case.join(topology));
+            if !flows.exists() {
+                continue;
+            }
+            let name = case.file_name().unwrap().to_str().unwrap();
+            let topology: Value =
+                serde_json::from_str(&fs::read_to_string(topology).unwrap()).unwrap();
+            let (lab, origins) = lab(case, &topology);
+            files += 1;
+            for line in fs::read_to_string(&flows).unwrap().lines() {
+                let line: Value = serde_json::from_str(line).unwrap();
+                if line.get("attempts").is_some() || line.get("distribution").is_some() {
+                    flow(&lab, &origins, &line, &mut tally, name);
+                } else {
+                    left_out += 1;
+                }
+            }
+        }
+    }
+    println!(
+        "{} flows with {} attempts in {files} files, {left_out} lines left out",
+        tally.compared, tally.attempts
+    );
+    assert!(files > 0);
+    assert!(
+        tally.wrong.is_empty(),
+        "{} of {} flows differ:\n{}",
+        tally.wrong.len(),
+        tally.compared,
+        tally.wrong.join("\n")
+    );
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::cni::plugin::host_local::{RangeConfig, RangeSet};
 use crate::base::Family;
 use crate::base::addr::{from_bits, nth_addr, to_bits};
 use crate::base::hash::stable_hash;
@@ -97,13 +98,13 @@ impl NodeCidrs {
     }
 }
 
-/// Addresses of one node's pod range: upward from the last one handed out, wrapping, without network address,
-/// gateway (the first) and broadcast address (`host-local`, `RangeIter`).
+/// Addresses of one node's pod range, in the order of `host-local`: upward from the last one handed out, wrapping, without
+/// network address, gateway (the first) and broadcast address.
 #[derive(Clone, Debug)]
 pub struct HostLocal {
     range: IpNet,
-    leases: BTreeMap<u128, Arc<str>>,
-    last: Option<u128>,
+    leases: BTreeMap<IpAddr, Arc<str>>,
+    last: Option<IpAddr>,
 }
 
 impl HostLocal {
@@ -126,51 +127,32 @@ impl HostLocal {
         nth_addr(self.range, 1)
     }
 
-    /// First and last address that may be handed out, as numbers.
-    fn bounds(&self) -> (u128, u128) {
-        let first = to_bits(self.range.network()) + 1;
-        let last = to_bits(self.range.broadcast());
-        (
-            first,
-            if self.range.addr().is_ipv4() {
-                last.saturating_sub(1)
-            } else {
-                last
-            },
-        )
-    }
-
     /// Marks an address that a pod has already.
     pub fn occupy(&mut self, addr: IpAddr, owner: &str) {
         if self.range.contains(&addr) {
-            self.leases.insert(to_bits(addr), owner.into());
-            self.last = self.last.max(Some(to_bits(addr)));
+            self.leases.insert(addr, owner.into());
+            self.last = self.last.max(Some(addr));
         }
     }
 
     /// Returns the next free address.
     ///
     /// # Errors
-    /// If all are taken.
+    /// If all are taken, or the range is too small to hand out any.
     pub fn allocate(&mut self, owner: &str) -> Result<IpAddr, Exhausted> {
         let exhausted = Exhausted::PodIp(self.range);
-        let (first, last) = self.bounds();
-        let gateway = self.gateway().map_or(0, to_bits);
-        if last < first {
-            return Err(exhausted);
-        }
-        let size = last - first + 1;
-        let start = self
-            .last
-            .map_or(0, |n| (n + 1).saturating_sub(first) % size);
-        // No more than one full turn, and never more steps than there are leases to step over.
-        let turns = size.min(u128::try_from(self.leases.len()).unwrap_or(u128::MAX) + 2);
-        let candidates = (0..turns).map(|n| first + (start + n) % size);
-        let free = |n: &u128| *n != gateway && !self.leases.contains_key(n);
-        let found = candidates.into_iter().find(free).ok_or(exhausted)?;
+        let subnet = Some(self.range.trunc());
+        let config = RangeConfig {
+            subnet,
+            ..RangeConfig::default()
+        };
+        let set = RangeSet::new(&[config]).map_err(|_| exhausted)?;
+        let mut turn = set.after(self.last);
+        let found = turn.find(|(ip, _)| !self.leases.contains_key(ip));
+        let (found, _) = found.ok_or(exhausted)?;
         self.leases.insert(found, owner.into());
         self.last = Some(found);
-        from_bits(Family::of_net(self.range), found).ok_or(exhausted)
+        Ok(found)
     }
 
     /// Gives the addresses of an owner back; they are handed out again only after the cursor has wrapped.
@@ -180,10 +162,7 @@ impl HostLocal {
 
     /// Returns who has which address.
     pub fn leases(&self) -> impl Iterator<Item = (IpAddr, &str)> {
-        let family = Family::of_net(self.range);
-        self.leases
-            .iter()
-            .filter_map(move |(n, of)| Some((from_bits(family, *n)?, &**of)))
+        self.leases.iter().map(|(ip, of)| (*ip, &**of))
     }
 }
 

@@ -32,6 +32,7 @@ const MODELS: &[&str] = &[
     "ipnet",
     "rustc-hash",
     "serde",
+    "serde_json",
     "sha2",
     "thiserror",
 ];

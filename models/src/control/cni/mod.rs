@@ -5,6 +5,7 @@
 pub mod bridge;
 pub mod flannel;
 pub mod kindnet;
+pub mod plugin;
 
 use std::fmt;
 use std::net::IpAddr;

@@ -9,7 +9,7 @@ use podwire_models::cluster::install::{InstallError, Machines, Site, program_rul
 use podwire_models::cluster::settle::{self, Allocators, Shortfall};
 use podwire_models::control::dns::records::Zone;
 use podwire_models::control::endpoints;
-use podwire_models::control::proxy::{Flags, NodeView, ServiceView, Version, iptables};
+use podwire_models::control::proxy::{Flags, NodeView, ServiceView, Version, cleanup, iptables};
 use podwire_models::wire::{Code, L4};
 
 use crate::program::Program;
@@ -49,6 +49,8 @@ pub struct Lab {
     pub shortfalls: Vec<Shortfall>,
     /// The cluster's names.
     pub zone: Arc<Zone>,
+    /// What kube-proxy wrote its rules from the last time, by family.
+    programmed: Vec<ServiceView>,
 }
 
 impl Lab {
@@ -60,7 +62,14 @@ impl Lab {
         let (mut machines, errors) = Machines::install(&objects, &plan.site);
         shortfalls.extend(errors.into_iter().map(refused));
         let zone = zone(&objects, &slices, &plan.site);
-        program_nodes(&mut machines, &objects, &slices, &plan, &mut shortfalls);
+        let programmed = program_nodes(
+            &mut machines,
+            &objects,
+            &slices,
+            &plan,
+            &mut shortfalls,
+            &[],
+        );
         Self {
             plan,
             objects,
@@ -69,6 +78,7 @@ impl Lab {
             allocators,
             shortfalls,
             zone: Arc::new(zone),
+            programmed,
         }
     }
 
@@ -181,9 +191,10 @@ impl Lab {
             objects,
             slices,
             shortfalls,
+            programmed,
             ..
         } = self;
-        program_nodes(machines, objects, slices, plan, shortfalls);
+        *programmed = program_nodes(machines, objects, slices, plan, shortfalls, programmed);
     }
 
     /// Returns the address of the cluster's name service.
@@ -262,14 +273,16 @@ fn zone(objects: &Objects, slices: &[EndpointSlice], site: &Site) -> Zone {
     )
 }
 
-/// Lets every node's kube-proxy write its rules.
+/// Lets every node's kube-proxy write its rules and forget stale connections; returns what the rules were made from.
 fn program_nodes(
     machines: &mut Machines,
     objects: &Objects,
     slices: &[EndpointSlice],
     plan: &Plan,
     shortfalls: &mut Vec<Shortfall>,
-) {
+    programmed: &[ServiceView],
+) -> Vec<ServiceView> {
+    let mut views = Vec::new();
     let mut flags = plan.flags.clone();
     if flags.cluster_cidr.is_empty() {
         flags.cluster_cidr.clone_from(&plan.site.pod_cidrs);
@@ -304,6 +317,12 @@ fn program_nodes(
             }
             // Most nodes have the same rules: once in memory is enough.
             before = netns.share_same_rules(before.as_ref(), family).or(before);
+            let earlier = programmed.iter().find(|view| view.family == family);
+            if let (Some(earlier), Some(table)) = (earlier, &mut netns.conntrack) {
+                cleanup::clean(table, earlier, &view, plan.version);
+            }
         }
+        views.push(view);
     }
+    views
 }

@@ -21,8 +21,7 @@
 //!
 //! # Fidelity
 //! Programs end at SIGTERM at once; hooks and grace periods are not modelled, and probes of readiness succeed at once.
-//! Every delay is one number; in a real cluster it varies around it, and the nodes differ. kube-proxy's removal of
-//! stale UDP connections is left out.
+//! Every delay is one number; in a real cluster it varies around it, and the nodes differ.
 
 use std::time::Duration;
 

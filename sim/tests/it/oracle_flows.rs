@@ -1,8 +1,7 @@
 //! Flows through kube-proxy's rules, as seen on a real kernel: for each recorded flow the simulator must allow what was
 //! seen (result, who answered, which source the server saw), and allow nothing that was seen too seldom to be true.
 //!
-//! Left out of the recordings: health check ports (`http` lines), many clients of a Service with affinity, and sockets
-//! kept open while objects change (`tries` lines).
+//! Left out of the recordings: health check ports (`http` lines), and many clients of a Service with affinity.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +16,7 @@ use podwire::engine::Seeded;
 use podwire::lab::{Lab, Plan};
 use podwire::manifest;
 use podwire::scenario::address::Target;
+use podwire::simulation::{Behaviour, Simulation};
 use podwire::source::{OriginTable, Source};
 use podwire::traffic::{ProbeOutcome, ProbeResult};
 use podwire_models::api::SessionAffinity;
@@ -25,7 +25,9 @@ use podwire_models::cluster::install::{OutsideHost, Site};
 use podwire_models::control::cni::Cni;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, Version};
 use podwire_models::kernel::config::{Change, NewRoute, RouteKind};
-use podwire_models::wire::{L4, NoRecorder};
+use podwire_models::wire::{
+    Data, FlowKey, L4, Message, NetnsId, NoRecorder, Packet, PacketId, Payload, Transport, Udp,
+};
 use serde_json::Value;
 
 /// What an attempt came to: result, who answered, as whom the client was seen.
@@ -37,6 +39,11 @@ fn text_of(value: &Value, key: &str) -> String {
 
 /// The cluster in which a case's flows ran.
 fn lab(case: &Path, topology: &Value) -> (Lab, OriginTable) {
+    let objects = fs::read_to_string(case.join("objects.yaml")).unwrap();
+    lab_of(objects, topology)
+}
+
+fn lab_of(objects: String, topology: &Value) -> (Lab, OriginTable) {
     let mut pods = String::new();
     for pod in topology["pods"].as_array().unwrap() {
         let (name, node, ip) = (
@@ -61,7 +68,6 @@ fn lab(case: &Path, topology: &Value) -> (Lab, OriginTable) {
         )
         .unwrap();
     }
-    let objects = fs::read_to_string(case.join("objects.yaml")).unwrap();
     let inputs = [
         Source::new("objects.yaml", objects),
         Source::new("pods.yaml", pods),
@@ -364,4 +370,157 @@ fn flows_end_as_on_a_real_kernel() {
         tally.compared,
         tally.wrong.join("\n")
     );
+}
+
+/// Sends a datagram from a port of a pod, lets a moment pass, and returns where the connection leads, as the client's node
+/// tracks it: to an endpoint (`connected`), nowhere (`timeout`), or it was refused.
+fn datagram<M: Behaviour>(
+    simulation: &mut Simulation<M, Seeded, NoRecorder>,
+    node: NetnsId,
+    from: NetnsId,
+    ends: (SocketAddr, SocketAddr),
+) -> (String, String) {
+    let packet = Packet {
+        id: PacketId(0),
+        flow: FlowKey(u64::from(ends.0.port())),
+        src: ends.0.ip(),
+        dst: ends.1.ip(),
+        ttl: 64,
+        tos: 0,
+        df: true,
+        fragment: None,
+        transport: Transport::Udp(Udp {
+            sport: ends.0.port(),
+            dport: ends.1.port(),
+        }),
+        payload: Payload::Data(Data {
+            len: 10,
+            message: Message::Opaque,
+        }),
+    };
+    // A refusal of an earlier datagram is no error of this one.
+    let _ = simulation.act(from, |netns, cx| netns.send(packet, cx));
+    let later = simulation.now() + Duration::from_millis(20);
+    simulation.run_until(later);
+    let table = simulation
+        .machines
+        .cluster
+        .netns(node)
+        .unwrap()
+        .conntrack
+        .as_ref();
+    let now = simulation.now();
+    let mut entries = table.unwrap().iter(now);
+    let ours = entries.find(|entry| {
+        let o = &entry.original;
+        (o.src, o.sport, o.dst, o.dport) == (ends.0.ip(), ends.0.port(), ends.1.ip(), ends.1.port())
+    });
+    match ours.map(|entry| SocketAddr::new(entry.reply.src, entry.reply.sport)) {
+        None => ("refused".into(), String::new()),
+        Some(end) if end == ends.1 => ("timeout".into(), String::new()),
+        Some(end) => ("connected".into(), end.to_string()),
+    }
+}
+
+/// Sockets that stay open while endpoints and the Service go and come (`update-live-*`).
+#[test]
+fn open_sockets_move_as_on_a_real_kernel() {
+    let Some(root) = crate::handbook("oracle/kube-proxy") else {
+        return;
+    };
+    let mut cases: Vec<PathBuf> = fs::read_dir(root)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    cases.retain(|case| {
+        let name = case.file_name().unwrap().to_str().unwrap();
+        name.starts_with("update-live-") && case.join("flows.jsonl").exists()
+    });
+    let mut compared = 0;
+    for case in &cases {
+        let topology: Value =
+            serde_json::from_str(&fs::read_to_string(case.join("topology.json")).unwrap()).unwrap();
+        let mut objects = fs::read_to_string(case.join("objects.yaml")).unwrap();
+        let updates = fs::read_to_string(case.join("updates.yaml")).unwrap();
+        let (mut lab, _) = lab_of(objects.clone(), &topology);
+        let lines: Vec<Value> = fs::read_to_string(case.join("flows.jsonl"))
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let source = sender(&lab, &text_of(&lines[0], "src"));
+        let node = lab
+            .machines
+            .pods
+            .values()
+            .find(|at| at.netns == source.netns)
+            .unwrap()
+            .node
+            .clone();
+        let node = lab.machines.nodes[&node].netns;
+        let src: IpAddr = text_of(&lines[0], "src_ip").parse().unwrap();
+        let dst: SocketAddr = text_of(&lines[0], "dst").parse().unwrap();
+        let mut simulation = lab.start(Seeded::new(1), NoRecorder);
+        // Enough sockets that each endpoint is somebody's first.
+        let mut sockets: BTreeMap<u16, String> = BTreeMap::new();
+        for port in 40_000..40_030 {
+            let ends = (SocketAddr::new(src, port), dst);
+            let (result, first) = datagram(&mut simulation, node, source.netns, ends);
+            assert_eq!(result, "connected", "{ends:?}");
+            sockets.insert(port, first);
+        }
+        let mut events = updates.split("\n---\n");
+        let mut fresh = 41_000;
+        for step in 0.. {
+            let now: Vec<&Value> = lines
+                .iter()
+                .filter(|line| text_of(line, "step").starts_with(&format!("{step} ")))
+                .collect();
+            if now.is_empty() {
+                break;
+            }
+            if step > 0 {
+                objects = crate::oracle_kube_proxy::updated(&objects, events.next().unwrap());
+                let (changed, _) = lab_of(objects.clone(), &topology);
+                lab.objects = changed.objects;
+                lab.refresh_slices();
+                lab.program(&mut simulation.machines);
+            }
+            let tries = |what: &str| -> BTreeSet<(String, String)> {
+                let line = now
+                    .iter()
+                    .find(|line| text_of(line, "what").contains(what))
+                    .unwrap();
+                let all = line["tries"].as_array().unwrap();
+                all.iter()
+                    .map(|t| (text_of(t, "result"), text_of(t, "backend")))
+                    .collect()
+            };
+            let new = tries("fresh sockets");
+            for (port, first) in &sockets {
+                let seen = tries(&format!("first used with {first}"));
+                let moved = !seen.contains(&("connected".into(), first.clone()));
+                let ends = (SocketAddr::new(src, *port), dst);
+                let found = datagram(&mut simulation, node, source.netns, ends);
+                let right = seen.contains(&found) || (moved && new.contains(&found));
+                assert!(
+                    right,
+                    "step {step}, {ends:?} first with {first}: {found:?}, seen {seen:?}"
+                );
+                compared += 1;
+            }
+            for _ in 0..12 {
+                fresh += 1;
+                let ends = (SocketAddr::new(src, fresh), dst);
+                let found = datagram(&mut simulation, node, source.netns, ends);
+                assert!(
+                    new.contains(&found),
+                    "step {step}, {ends:?}: {found:?}, seen {new:?}"
+                );
+                compared += 1;
+            }
+        }
+    }
+    println!("{compared} datagrams in {} cases", cases.len());
+    assert!(cases.is_empty() || compared > 0);
 }

@@ -108,7 +108,7 @@ fn identity(document: &str) -> (String, String, String) {
 }
 
 /// The objects after the watch events of `updates.yaml`.
-fn updated(objects: &str, updates: &str) -> String {
+pub(crate) fn updated(objects: &str, updates: &str) -> String {
     let documents = |text: &str| -> Vec<String> {
         let all = text
             .split("\n---\n")

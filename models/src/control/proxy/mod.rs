@@ -6,6 +6,7 @@
 //! proxies than the default one.
 
 pub mod iptables;
+pub mod cleanup;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};

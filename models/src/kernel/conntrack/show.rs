@@ -50,6 +50,11 @@ impl Conntrack {
         self.remove_where(|entry| filter.fits(entry))
     }
 
+    /// Deletes the entries a program has picked from the table, and returns how many.
+    pub fn delete_where(&mut self, picked: impl Fn(&Entry) -> bool) -> usize {
+        self.remove_where(picked)
+    }
+
     /// Returns what `conntrack -L` prints, one line each.
     pub fn list(&self, now: Time) -> String {
         let mut text = String::new();

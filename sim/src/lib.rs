@@ -24,6 +24,7 @@ pub mod attempt;
 pub mod tool;
 pub mod bench;
 pub mod flat;
+pub mod materialize;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod story;

@@ -19,6 +19,7 @@ mod get;
 mod init;
 mod input;
 mod manual;
+mod materialize;
 mod scenario;
 mod table;
 mod trace;
@@ -61,6 +62,7 @@ enum Command {
     Get(get::GetArgs),
     Exec(exec::ExecArgs),
     Explain(explain::ExplainArgs),
+    Materialize(materialize::MaterializeArgs),
     Bench(bench::BenchArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
@@ -179,6 +181,7 @@ pub fn run<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Rep
             Command::Run(args) => Ok(scenario::run(&args)),
             Command::Test(args) => scenario::test(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Materialize(args) => materialize::run(&args),
             Command::Init(args) => init::run(&args),
             Command::Trace(args) => trace::run(&args),
             Command::Get(args) => get::run(&args),

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["simulation"],
     &["program"],
     &["lab"],
-    &["bench", "flat"],
+    &["bench", "flat", "materialize"],
     &["manifest"],
     &["render", "scenario"],
     &["attempt"],

@@ -390,6 +390,8 @@ impl Netns {
                     Scope::Host,
                     0,
                 ));
+                let last = IpAddr::V4(v4.broadcast());
+                routes.push(route(RouteKind::Broadcast, host_net(last), Scope::Link, 0));
             }
             IpNet::V4(v4) if v4.prefix_len() < 32 => {
                 routes.push(route(

@@ -35,16 +35,16 @@ impl Netns {
         text
     }
 
-    /// Returns what `ip route` (or `ip -6 route`) prints: table main.
+    /// Returns what `ip route` (or `ip -6 route`) prints: table main. Each line ends with a space.
     pub fn show_route(&self, family: Family) -> String {
         let routes = self.fib.main(family);
-        routes.iter().map(|r| self.route_text(r) + "\n").collect()
+        routes.iter().map(|r| self.route_text(r) + " \n").collect()
     }
 
     /// Returns what `ip route show table local` prints.
     pub fn show_route_local(&self, family: Family) -> String {
         let routes = self.fib.local(family);
-        routes.iter().map(|r| self.route_text(r) + "\n").collect()
+        routes.iter().map(|r| self.route_text(r) + " \n").collect()
     }
 
     /// Returns what `ip neigh` prints at the moment `now`.

@@ -19,6 +19,7 @@
 
 mod bytes;
 mod cases;
+mod cluster;
 mod fuzz;
 mod generate;
 mod router;

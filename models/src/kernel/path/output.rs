@@ -79,6 +79,15 @@ impl Netns {
         let mut mtu = mtu;
         if skb.packet.dst != dst || skb.mark != mark {
             match self.route_onward(skb.packet.dst) {
+                Ok(hop) if self.leaks_loopback(&skb.packet, hop.dev) => {
+                    let by = Some(Decider::new(
+                        DeciderKind::Kernel,
+                        "127.0.0.0/8 leaves by lo only (route_localnet)",
+                    ));
+                    let code = Code::MartianSource;
+                    let errno = self.fail(&skb.packet, code, Errno::EINVAL, by, cx);
+                    return if tcp { Ok(()) } else { Err(errno) };
+                }
                 Ok(hop) => {
                     let moved = skb.out_dev != Some(hop.dev) || skb.next_hop != Some(hop.next_hop);
                     skb.out_dev = Some(hop.dev);
@@ -103,6 +112,15 @@ impl Netns {
             Filtered::Ended(code) if !tcp => Err(self.fail(&packet, code, Errno::EPERM, None, cx)),
             Filtered::Ended(_) | Filtered::Passes => Ok(()),
         }
+    }
+
+    /// Whether a packet would leave with a source that only `lo` may carry (`__mkroute_output`).
+    fn leaks_loopback(&self, packet: &Packet, dev: DevIndex) -> bool {
+        let name = self.device(dev).map_or("", |device| &device.name);
+        packet.src.is_loopback()
+            && packet.src.is_ipv4()
+            && dev != DevIndex::LO
+            && self.sysctls.device(name, "route_localnet") == 0
     }
 
     /// `ip_forward`: time to live, size, FORWARD, and on.

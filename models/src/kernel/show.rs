@@ -56,7 +56,7 @@ impl Netns {
                 text = text + " dev " + &device.name;
             }
             text += &lladdr(&entry.state);
-            text = text + " " + entry.state.name(now) + "\n";
+            text = text + " " + entry.state.name(now) + " \n";
         }
         text
     }

@@ -159,6 +159,11 @@ impl Netns {
         if matches!(kind, IcmpError::FragmentationNeeded { .. }) {
             return false;
         }
+        let mask = self.sysctls.get("net.ipv4.icmp_ratemask").unwrap_or(0);
+        let (number, _) = kind.type_and_code(Family::of(to));
+        if to.is_ipv4() && mask >> number & 1 == 0 {
+            return false;
+        }
         let millis = self.sysctls.get("net.ipv4.icmp_ratelimit").unwrap_or(0);
         let interval = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
         if interval.is_zero() || self.icmp.allows(to, interval, cx.now) {

@@ -34,12 +34,12 @@ fn ip_and_bridge_print_as_the_tools_do() {
     ));
     assert_eq!(
         net.netns[pod].show_route(Family::V4),
-        "default via 10.244.1.1 dev eth0 onlink\n\
-         10.244.1.0/24 dev eth0 proto kernel scope link src 10.244.1.2\n"
+        "default via 10.244.1.1 dev eth0 onlink \n\
+         10.244.1.0/24 dev eth0 proto kernel scope link src 10.244.1.2 \n"
     );
     let local = net.netns[node].show_route_local(Family::V4);
     assert!(
-        local.contains("local 10.244.1.1 dev cni0 proto kernel scope host src 10.244.1.1\n"),
+        local.contains("local 10.244.1.1 dev cni0 proto kernel scope host src 10.244.1.1 \n"),
         "{local}"
     );
     let neigh = net.netns[node].show_neigh(net.now);

@@ -98,7 +98,7 @@ fn first_settings() -> Vec<(String, String)> {
     let mut settings = Vec::new();
     for dev in ["all", "default"] {
         for (family, name, value) in DEVICE_DEFAULTS {
-            let version = version(*family);
+            let version = version(family);
             let setting = format!("net.ipv{version}.conf.{dev}.{name}");
             settings.push((setting, value.to_string()));
         }

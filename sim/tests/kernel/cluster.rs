@@ -289,27 +289,24 @@ fn change(lab: &mut Lab, at: &str, what: &str) {
         .named(at)
         .unwrap_or_else(|| panic!("no {at}"));
     let netns = lab.machines.cluster.netns_mut(id).unwrap();
-    let change = match what.split_once(" -A ") {
-        Some((table, _)) => {
-            let line = &what[table.len() + 1..];
-            let (chain, rule) = parse_rule(line).unwrap();
-            Change::Rule {
-                family: Family::V4,
-                table: Table::PRINTED
-                    .into_iter()
-                    .find(|t| t.name() == table)
-                    .unwrap(),
-                chain: chain.as_str().into(),
-                at: Some(0),
-                rule: Box::new(rule),
-            }
+    let change = if let Some((table, _)) = what.split_once(" -A ") {
+        let line = &what[table.len() + 1..];
+        let (chain, rule) = parse_rule(line).unwrap();
+        Change::Rule {
+            family: Family::V4,
+            table: Table::PRINTED
+                .into_iter()
+                .find(|t| t.name() == table)
+                .unwrap(),
+            chain: chain.as_str().into(),
+            at: Some(0),
+            rule: Box::new(rule),
         }
-        None => {
-            let (name, value) = what.split_once('=').unwrap();
-            Change::Sysctl {
-                name: name.into(),
-                value: value.parse().unwrap(),
-            }
+    } else {
+        let (name, value) = what.split_once('=').unwrap();
+        Change::Sysctl {
+            name: name.into(),
+            value: value.parse().unwrap(),
         }
     };
     netns.apply(&change).unwrap();

@@ -866,5 +866,15 @@ fn addr_type(ns: &Netns, addr: IpAddr, only: Option<DevIndex>) -> AddrType {
     let elsewhere = only.and_then(|dev| ns.device(dev)).is_some_and(|device| {
         kind == AddrType::Local && device.addrs.iter().all(|own| own.net.addr() != addr)
     });
-    if elsewhere { AddrType::Unicast } else { kind }
+    let other_link = kind == AddrType::Broadcast
+        && only.is_some()
+        && ns
+            .fib
+            .lookup_local(addr)
+            .is_some_and(|route| route.dev != only);
+    if elsewhere || other_link {
+        AddrType::Unicast
+    } else {
+        kind
+    }
 }

@@ -52,7 +52,7 @@ def build():
         run("ip", "netns", "add", name)
     run("ip", "netns", "exec", TAP, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
     quiet = ["net.ipv6.conf.%s.%s" % (d, s) for d in ("all", "default") for s in ("accept_ra=0", "router_solicitations=0", "dad_transmits=0", "autoconf=0")]
-    quiet += ["net.ipv4.icmp_ratemask=0", "net.ipv6.icmp.ratelimit=0", "net.ipv4.icmp_ratelimit=0",
+    quiet += ["net.ipv4.icmp_ratemask=0", "net.ipv6.icmp.ratelimit=0", "net.ipv4.icmp_ratelimit=0", "net.ipv4.ipfrag_time=3600",
               "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.default.forwarding=1"]
     quiet += ["net.ipv4.conf.%s.%s=0" % (d, s) for d in ("all", "default") for s in ("send_redirects", "rp_filter", "secure_redirects", "accept_redirects")]
     run("ip", "netns", "exec", DUT, "sysctl", "-qw", *quiet)

@@ -18,11 +18,12 @@ use super::{Cluster, Lane, WireKind};
 use crate::api::{Objects, Pod};
 use crate::base::addr::{host_net, nth_addr};
 use crate::base::{Family, ObjectKey, ObjectName, OriginId};
-use crate::control::cni::{Cni, NodeNet, PodNet};
+use crate::control::cni::plugin::portmap::{self, Marking, NatEdit};
+use crate::control::cni::{Attachment, Cni, NodeNet, PodNet, sandbox_id, with_range};
 use crate::kernel::Netns;
 use crate::kernel::config::{Change, ConfigError, NewLink, NewLinkKind, NewRoute, RouteKind};
 use crate::kernel::link::Scope;
-use crate::kernel::netfilter::chain::Ruleset;
+use crate::kernel::netfilter::chain::{Ruleset, Table, TableRules};
 use crate::wire::NetnsId;
 
 /// What a cluster is built from besides its objects.
@@ -128,6 +129,8 @@ pub struct Attached {
     pub node: ObjectName,
     /// Its device on the node.
     pub host_dev: Arc<str>,
+    /// The chain on the node that forwards its host ports, if it has any.
+    pub forwarded: Option<Arc<str>>,
 }
 
 /// A change that a machine refused.
@@ -381,7 +384,9 @@ impl Machines {
             self.cluster
                 .plug((machine.netns, host), (netns, inside), WireKind::Veth, lane);
         }
+        let forwarded = self.forward_ports(&machine, &pod_net, pod, site, &attachment, errors);
         let attached = Attached {
+            forwarded,
             netns,
             node: name,
             host_dev: attachment.host_dev,
@@ -389,7 +394,49 @@ impl Machines {
         self.pods.insert(pod.key.clone(), attached);
     }
 
-    /// Removes a pod's namespace and its device on the node (CNI DEL).
+    /// Forwards a pod's host ports on its node (`portmap`, last in the chain of plugins); returns the pod's chain.
+    fn forward_ports(
+        &mut self,
+        machine: &Machine,
+        pod_net: &PodNet,
+        pod: &Pod,
+        site: &Site,
+        attachment: &Attachment,
+        errors: &mut Vec<InstallError>,
+    ) -> Option<Arc<str>> {
+        let mappings = portmap::mappings(pod);
+        if mappings.is_empty() {
+            return None;
+        }
+        let container_id = sandbox_id(&pod_net.name);
+        let wanted = portmap::Forwarding {
+            network: site.cni.network(),
+            container_id: &container_id,
+            mappings: &mappings,
+            marking: &Marking::default(),
+            origin: pod.origin,
+        };
+        for ip in &pod_net.ips {
+            let (address, _) = with_range(&machine.net, *ip);
+            let node = self.cluster.netns_mut(machine.netns)?;
+            let edit = portmap::forward(&nat_of(node, Family::of(*ip)), address, &wanted);
+            if let Err(error) = edit_nat(node, Family::of(*ip), edit) {
+                errors.push(InstallError {
+                    place: Arc::clone(&node.name),
+                    error,
+                    origin: pod.origin,
+                });
+            }
+            if ip.is_ipv4() {
+                let dev = site.cni.towards_pod(attachment);
+                let localnet = sysctl(&format!("net.ipv4.conf.{dev}.route_localnet"), 1);
+                self.apply(machine.netns, &[localnet], pod.origin, errors);
+            }
+        }
+        Some(portmap::chain_name(wanted.network, wanted.container_id))
+    }
+
+    /// Removes a pod's namespace, its device on the node and its host ports (CNI DEL).
     pub fn detach(&mut self, pod: &ObjectKey) {
         let Some(attached) = self.pods.remove(pod) else {
             return;
@@ -398,6 +445,15 @@ impl Machines {
         if let Some(machine) = self.nodes.get(&attached.node)
             && let Some(node) = self.cluster.netns_mut(machine.netns)
         {
+            for family in Family::ALL {
+                if let Some(chain) = &attached.forwarded {
+                    let nat = nat_of(node, family);
+                    if nat.chains.contains_key(chain) {
+                        edit_nat(node, family, portmap::unforward(&nat, chain))
+                            .expect("nothing refers to a chain whose entries are gone");
+                    }
+                }
+            }
             let dev = attached.host_dev;
             node.apply(&Change::DeleteLink { dev })
                 .expect("the device was made when the pod was");
@@ -466,6 +522,17 @@ pub fn program_rules(
         }
     }
     Ok(())
+}
+
+/// Returns the `nat` table of a namespace.
+fn nat_of(netns: &Netns, family: Family) -> TableRules {
+    let rules = netns.netfilter.as_ref().and_then(|n| n.rules(family));
+    let table = rules.and_then(|rules| rules.ruleset().tables.get(&Table::Nat));
+    table.cloned().unwrap_or_default()
+}
+
+fn edit_nat(netns: &mut Netns, family: Family, edit: NatEdit) -> Result<(), ConfigError> {
+    netns.replace_chains(family, Table::Nat, edit.chains, &edit.delete)
 }
 
 fn port_name(prefix: &str, n: usize) -> String {

@@ -373,14 +373,16 @@ pub fn settle_pod(
     allocators: &mut Allocators,
     shortfalls: &mut Vec<Shortfall>,
 ) {
-    let mut load: BTreeMap<ObjectName, u32> = BTreeMap::new();
+    let mut load: BTreeMap<ObjectName, scheduler::Load> = BTreeMap::new();
     for pod in objects.pods.values() {
         if let Some(node) = pod
             .node_name
             .as_ref()
             .filter(|_| !pod.ended() && pod.key != *key)
         {
-            *load.entry(node.clone()).or_default() += 1;
+            let load = load.entry(node.clone()).or_default();
+            load.pods += 1;
+            load.ports.extend(scheduler::host_ports(pod));
         }
     }
     let Some(pod) = objects.pods.get(key) else {

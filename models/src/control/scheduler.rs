@@ -2,14 +2,14 @@
 //! first by name.
 //!
 //! # Fidelity
-//! Filters nodeName, nodeSelector, taints, unschedulable nodes and the number of pods. Leaves out affinity,
-//! topology spread constraints, resources and host ports; the real scheduler scores by more and breaks ties at
-//! random.
+//! Filters nodeName, nodeSelector, taints, unschedulable nodes, the number of pods and host ports. Leaves out affinity,
+//! topology spread constraints and resources; the real scheduler scores by more and breaks ties at random.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::api::{Node, Pod, Taint, TaintEffect};
-use crate::base::ObjectName;
+use crate::base::{ObjectName, Protocol};
 
 /// Pods a node takes if it does not say otherwise (kubelet `maxPods`).
 pub const MAX_PODS: u32 = 110;
@@ -32,6 +32,9 @@ pub enum Unfit {
     /// Full.
     #[error("Too many pods")]
     TooManyPods,
+    /// Another pod of the node has the port of the node.
+    #[error("node(s) didn't have free ports for the requested pod ports")]
+    HostPorts,
     /// There is no node at all.
     #[error("no nodes available to schedule pods")]
     NoNodes,
@@ -65,14 +68,57 @@ pub fn fits(pod: &Pod, node: &Node, daemon: bool) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Returns the node for a pod, given how many pods each node has.
+/// What a node has already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// How many pods.
+    pub pods: u32,
+    /// Which ports of the node they use.
+    pub ports: Vec<HostPort>,
+}
+
+/// A port of a node that a pod wants for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port.
+    pub port: u16,
+    /// The node's address; all of them if `None`.
+    pub ip: Option<IpAddr>,
+}
+
+impl HostPort {
+    fn conflicts(self, other: Self) -> bool {
+        let specific = |ip: Option<IpAddr>| ip.filter(|ip| !ip.is_unspecified());
+        let (one, two) = (specific(self.ip), specific(other.ip));
+        let ips = one.is_none() || two.is_none() || one == two;
+        self.protocol == other.protocol && self.port == other.port && ips
+    }
+}
+
+/// Returns the ports of its node that a pod wants; on the host's network a container's port is one.
+pub fn host_ports(pod: &Pod) -> impl Iterator<Item = HostPort> {
+    let on_host = pod.spec.host_network;
+    pod.spec.ports().filter_map(move |port| {
+        let on_host = on_host.then_some(port.container_port);
+        let wanted = port.host_port.or(on_host);
+        Some(HostPort {
+            protocol: port.protocol,
+            port: wanted?,
+            ip: port.host_ip,
+        })
+    })
+}
+
+/// Returns the node for a pod, given what each node has.
 ///
 /// # Errors
 /// Why no node takes it: the reason of the last node that refused.
 pub fn place(
     pod: &Pod,
     nodes: &BTreeMap<ObjectName, Node>,
-    load: &BTreeMap<ObjectName, u32>,
+    load: &BTreeMap<ObjectName, Load>,
 ) -> Result<ObjectName, Unfit> {
     if let Some(name) = &pod.node_name {
         // A node name set by hand goes around the scheduler.
@@ -83,12 +129,17 @@ pub fn place(
             Err(Unfit::NoSuchNode(name.clone()))
         };
     }
-    let of = |name: &ObjectName| load.get(name).copied().unwrap_or(0);
+    let of = |name: &ObjectName| load.get(name).map_or(0, |load| load.pods);
+    let taken = |name: &ObjectName| {
+        let ports = load.get(name).map_or(&[][..], |load| &load.ports);
+        host_ports(pod).any(|wanted| ports.iter().any(|port| port.conflicts(wanted)))
+    };
     let mut refusal = Unfit::NoNodes;
     let mut best: Option<(u32, &ObjectName)> = None;
     for (name, node) in nodes {
         let room = of(name) < node.allocatable_pods.unwrap_or(MAX_PODS);
         match fits(pod, node, false) {
+            Ok(()) if taken(name) => refusal = Unfit::HostPorts,
             Ok(()) if room => {
                 let candidate = (of(name), name);
                 best = Some(best.map_or(candidate, |b| b.min(candidate)));

@@ -161,8 +161,7 @@ const METADATA: Table = &[
     ("uid", Modelled),
 ];
 
-const PLACEMENT: &str =
-    "the scheduler looks at node names, node selectors, taints and the number of pods only";
+const PLACEMENT: &str = "the scheduler looks at node names, node selectors, taints, host ports and the number of pods only";
 const PROBE: &str = "the kubelet sends no probes: a pod is ready as soon as it runs";
 
 const CONTAINER: Table = &[
@@ -179,11 +178,8 @@ const CONTAINER: Table = &[
         "ports",
         Fields(&[
             ("containerPort", Modelled),
-            ("hostIP", NoMeaning),
-            (
-                "hostPort",
-                Gap("the node's ports are not forwarded to containers"),
-            ),
+            ("hostIP", Modelled),
+            ("hostPort", Modelled),
             ("name", Modelled),
             ("protocol", Modelled),
         ]),
@@ -673,7 +669,6 @@ spec:
             .collect();
         let expected = [
             "spec.topologySpreadConstraints",
-            "spec.containers.ports.hostPort",
             "spec.containers.lifecycle",
             "spec.surprise",
         ];

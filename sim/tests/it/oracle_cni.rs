@@ -8,8 +8,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+use podwire_models::base::{Family, OriginId, Protocol};
 use podwire_models::control::cni::plugin::call::{ALL_VERSIONS, PluginError, dispatch};
+use podwire_models::control::cni::plugin::portmap::{
+    self, Forwarding, Marking, NatEdit, PortMapping,
+};
 use podwire_models::control::cni::plugin::{Answer, Call, Files, Plugin};
+use podwire_models::kernel::netfilter::chain::{Table, TableRules};
 use serde_json::Value;
 
 use crate::handbook;
@@ -189,4 +195,145 @@ fn plugins_answer_as_the_real_ones() {
         "no call of {} could be made again",
         root.display()
     );
+}
+
+/// The rules of one node: the `nat` tables of both families.
+type Nat = [TableRules; 2];
+
+fn family_of(net: IpNet) -> usize {
+    usize::from(net.addr().is_ipv6())
+}
+
+fn change(table: &mut TableRules, edit: NatEdit) {
+    for (name, rules) in edit.chains {
+        table.chains.entry(name).or_default().rules = rules;
+    }
+    table.chains.retain(|name, _| !edit.delete.contains(name));
+}
+
+/// Makes a recorded call of `portmap` again, as far as it changes rules. Calls that failed changed none.
+fn map_ports(recorded: &Value, nat: &mut Nat) {
+    let stdin = &recorded["stdin"];
+    let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    let number = |value: &Value| u16::try_from(value.as_u64().unwrap_or(0)).unwrap();
+    let protocol = |value: &Value| match &*text(value) {
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    };
+    let listed = stdin["runtimeConfig"]["portMappings"].as_array();
+    let mappings: Vec<PortMapping> = listed
+        .into_iter()
+        .flatten()
+        .map(|m| PortMapping {
+            host_port: number(&m["hostPort"]),
+            container_port: number(&m["containerPort"]),
+            protocol: protocol(&m["protocol"]),
+            host_ip: m["hostIP"].as_str().and_then(|ip| ip.parse().ok()),
+        })
+        .collect();
+    if mappings.is_empty() || recorded["exit"] != 0 {
+        return;
+    }
+    let (network, id) = (
+        text(&stdin["name"]),
+        text(&recorded["env"]["CNI_CONTAINERID"]),
+    );
+    let bit = stdin["markMasqBit"]
+        .as_u64()
+        .map(|bit| Marking::Bit(u8::try_from(bit).unwrap()));
+    let chain = stdin["externalSetMarkChain"]
+        .as_str()
+        .map(|name| Marking::Chain(name.into()));
+    let wanted = Forwarding {
+        network: &network,
+        container_id: &id,
+        mappings: &mappings,
+        marking: &bit.or(chain).unwrap_or_default(),
+        origin: OriginId::default(),
+    };
+    match recorded["command"].as_str() {
+        Some("ADD") => {
+            for ip in stdin["prevResult"]["ips"].as_array().unwrap() {
+                let address: IpNet = ip["address"].as_str().unwrap().parse().unwrap();
+                let table = &mut nat[family_of(address)];
+                let edit = portmap::forward(table, address, &wanted);
+                change(table, edit);
+            }
+        }
+        Some("DEL") => {
+            for table in nat {
+                let edit = portmap::unforward(table, &portmap::chain_name(&network, &id));
+                change(table, edit);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The rules of `portmap` in a dump: of its chains, and those that lead to them.
+fn of_portmap(lines: impl Iterator<Item = String>) -> Vec<String> {
+    let own = |line: &String| {
+        line.starts_with("-A") && (line.contains("CNI-HOSTPORT") || line.contains("CNI-DN-"))
+    };
+    let mut own: Vec<String> = lines.filter(own).collect();
+    // Chains stand in the order of their names in one dump, and of their making in another.
+    own.sort_by_key(|line| line.split(' ').nth(1).unwrap().to_owned());
+    own
+}
+
+#[test]
+fn host_ports_are_forwarded_by_the_recorded_rules() {
+    let Some(root) = handbook("oracle/cni") else {
+        return;
+    };
+    let (mut compared, mut differences) = (0, Vec::new());
+    for case in entries(&root)
+        .iter()
+        .filter(|p| p.join("case.json").exists())
+    {
+        let description = json(&case.join("case.json"));
+        let name = description["name"].as_str().unwrap();
+        let mut nodes: BTreeMap<String, Nat> = BTreeMap::new();
+        for (step, result) in results(case) {
+            let pod = result["pod"].as_str().unwrap_or("");
+            let Some(node) = description["pods"][pod].as_str() else {
+                continue;
+            };
+            let nat = nodes.entry(node.to_owned()).or_default();
+            for call in result["calls"].as_array().unwrap() {
+                let nftables = call["stdin"]["backend"] == "nftables";
+                if call["plugin"] == "portmap" && !nftables {
+                    map_ports(call, nat);
+                }
+            }
+            let state = entries(case).into_iter().find(|dir| {
+                let dir = dir.file_name().unwrap().to_string_lossy().into_owned();
+                dir.starts_with(&format!("state-{step:02}-"))
+            });
+            let state = state.map(|dir| dir.join(format!("{node}.json")));
+            let Some(state) = state.filter(|file| file.exists()).map(|file| json(&file)) else {
+                continue;
+            };
+            for (n, family) in Family::ALL.into_iter().enumerate() {
+                let key = ["iptables", "ip6tables"][n];
+                let Some(lines) = state[key].as_array() else {
+                    continue;
+                };
+                let wanted = of_portmap(lines.iter().map(|l| l.as_str().unwrap().to_owned()));
+                let mut dump = String::new();
+                nat[n].save(Table::Nat, family, &mut dump);
+                let here = of_portmap(dump.lines().map(str::to_owned));
+                compared += usize::from(!wanted.is_empty());
+                if here != wanted {
+                    differences.push(format!(
+                        "{name}, step {step}, {key}:\n{wanted:#?}\nhere:\n{here:#?}"
+                    ));
+                }
+            }
+        }
+    }
+    println!("{compared} dumps with rules of portmap");
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(compared > 0, "no rules of portmap in {}", root.display());
 }

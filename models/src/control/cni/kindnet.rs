@@ -3,7 +3,7 @@
 //! Source: `sigs.k8s.io/kind/images/kindnetd`, containernetworking `plugins/main/ptp`.
 //!
 //! # Fidelity
-//! Leaves out the `portmap` plugin of the chain (host ports) and kindnet's DNS cache.
+//! Leaves out kindnet's DNS cache.
 
 use std::sync::Arc;
 

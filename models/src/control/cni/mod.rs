@@ -13,6 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use sha2::{Digest, Sha256};
 
 use crate::base::addr::{host_net, nth_addr};
 use crate::base::hash::stable_hash;
@@ -51,6 +52,23 @@ impl Cni {
             Self::Bridge => "bridge",
             Self::FlannelVxlan => "flannel-vxlan",
             Self::FlannelHostGw => "flannel-host-gw",
+        }
+    }
+
+    /// Returns the name of the network in the plugins' configuration. All chain `portmap` behind the first plugin.
+    pub const fn network(self) -> &'static str {
+        match self {
+            Self::Kindnet => "kindnet",
+            Self::Bridge => "containerd-net",
+            Self::FlannelVxlan | Self::FlannelHostGw => "cbr0",
+        }
+    }
+
+    /// Returns the device of a node behind which its pods are: the bridge, or the pod's own veth.
+    pub fn towards_pod(self, attachment: &Attachment) -> Arc<str> {
+        match self {
+            Self::Kindnet => Arc::clone(&attachment.host_dev),
+            Self::Bridge | Self::FlannelVxlan | Self::FlannelHostGw => bridge::BRIDGE.into(),
         }
     }
 
@@ -169,6 +187,11 @@ impl NodeNet {
     }
 }
 
+/// Returns the identifier of a pod's sandbox: 64 hexadecimal digits, here from the pod's name.
+pub fn sandbox_id(pod: &str) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(pod.as_bytes()))
+}
+
 /// What a plugin must know about a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodNet {
@@ -258,8 +281,8 @@ fn host_routes(node: &NodeNet, peer: &NodeNet) -> Vec<Change> {
     peer.pod_cidrs.iter().filter_map(to).collect()
 }
 
-/// The prefix with which a pod has its address: the node's range.
-fn with_range(node: &NodeNet, ip: IpAddr) -> (IpNet, IpAddr) {
+/// Returns a pod's address with the prefix length of its node's range, and the gateway of that range.
+pub fn with_range(node: &NodeNet, ip: IpAddr) -> (IpNet, IpAddr) {
     let found = node.gateways().find(|(range, _)| range.contains(&ip));
     let (range, gateway) = found.unwrap_or_else(|| (host_net(ip), ip));
     (

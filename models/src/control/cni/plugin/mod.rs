@@ -6,13 +6,14 @@
 //!
 //! Source: containernetworking `cni` `pkg/skel`, `plugins` v1.9.1.
 //!
-//! Leaves out: the plugins that make devices are not programs yet; [`super::bridge`] and its neighbours make what a cluster
-//! needs of them.
+//! Leaves out: the plugins that make devices, and [`portmap`], are not programs yet; [`super::bridge`] and its neighbours
+//! make what a cluster needs of them.
 
 pub mod call;
 pub mod go_json;
 pub mod result;
 pub mod host_local;
+pub mod portmap;
 
 use std::collections::BTreeMap;
 

@@ -506,6 +506,7 @@ impl Netns {
     }
 
     /// Returns the subnet-directed broadcast addresses of a device.
+    #[inline]
     pub(super) fn is_broadcast_of(&self, dev: DevIndex, addr: Ipv4Addr) -> bool {
         let of = |a: &IfAddr| match a.net {
             IpNet::V4(net) => Some(net),

@@ -201,11 +201,13 @@ impl Skb {
 
 impl Netns {
     /// Returns the device with this index.
+    #[inline]
     pub fn device(&self, dev: DevIndex) -> Option<&Device> {
         self.devices.get(dev.position()).and_then(Option::as_ref)
     }
 
     /// Returns the device with this index, to change it.
+    #[inline]
     pub fn device_mut(&mut self, dev: DevIndex) -> Option<&mut Device> {
         self.devices
             .get_mut(dev.position())
@@ -218,6 +220,7 @@ impl Netns {
     }
 
     /// Returns the spot in this namespace.
+    #[inline]
     pub const fn place(&self, dev: Option<DevIndex>, stage: Stage) -> Place {
         Place {
             netns: Some(self.id),

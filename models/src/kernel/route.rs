@@ -109,15 +109,18 @@ impl Prefixes {
         }
     }
 
+    #[inline]
     fn compiled(&self) -> &Compiled {
         self.compiled.get_or_init(|| Compiled::of(self))
     }
 
+    #[inline]
     fn lookup(&self, dst: IpAddr) -> Option<&Route> {
         let compiled = self.compiled();
         compiled.best.get(compiled.both.find(dst)? as usize)
     }
 
+    #[inline]
     fn lookup_local(&self, dst: IpAddr) -> Option<&Route> {
         let compiled = self.compiled();
         compiled.best.get(compiled.local.find(dst)? as usize)
@@ -214,6 +217,7 @@ impl Ranges {
         }
     }
 
+    #[inline]
     fn find(&self, dst: IpAddr) -> Option<u32> {
         let entry = match (self, dst) {
             (Self::V4(ranges), IpAddr::V4(dst)) => containing(ranges, dst.to_bits()),
@@ -244,6 +248,7 @@ fn begin(ranges: &mut Vec<(u128, u32)>, start: u128, entry: u32) {
     }
 }
 
+#[inline]
 fn containing<K: Copy + Ord>(ranges: &[(K, u32)], dst: K) -> Option<u32> {
     let after = ranges.partition_point(|(start, _)| *start <= dst);
     ranges.get(after.checked_sub(1)?).map(|(_, entry)| *entry)
@@ -433,11 +438,13 @@ impl Netns {
 
     /// As [`Netns::route`] for a packet that has its source already: where the route names none, none is looked
     /// for.
+    #[inline]
     pub(super) fn route_onward(&self, dst: IpAddr) -> Result<Hop, Errno> {
         self.hop(self.fib.lookup(dst), dst)
     }
 
     /// What a route says; its source is unspecified where the route names none.
+    #[inline]
     pub(super) fn hop(&self, route: Option<&Route>, dst: IpAddr) -> Result<Hop, Errno> {
         let route = route.ok_or(Errno::ENETUNREACH)?;
         match route.kind {

@@ -73,6 +73,8 @@ struct Hot {
     ttl: u8,
     /// The values of `net.ipv4.conf.all`, in the order of [`DEVICE_DEFAULTS`].
     all: [i64; DEVICE_DEFAULTS.len()],
+    /// That of `rp_filter`.
+    rp_filter: i64,
     /// Whether any device has an IPv4 value of its own.
     per_device: bool,
 }
@@ -86,6 +88,7 @@ impl Default for Sysctls {
             bridge_v6: true,
             ttl: 64,
             all: DEVICE_DEFAULTS.map(|(_, _, value)| value),
+            rp_filter: 0,
             per_device: false,
         };
         Self {
@@ -142,6 +145,7 @@ impl Sysctls {
             ttl: u8::try_from(self.value("net.ipv4.ip_default_ttl")).unwrap_or(64),
             all: DEVICE_DEFAULTS
                 .map(|(_, setting, _)| self.value(&format!("net.ipv4.conf.all.{setting}"))),
+            rp_filter: self.value("net.ipv4.conf.all.rp_filter"),
             per_device: self.hot.per_device
                 || device_setting(name)
                     .is_some_and(|(family, dev, _)| family == Family::V4 && dev != "all"),
@@ -173,6 +177,17 @@ impl Sysctls {
     /// Returns the time to live of packets this namespace makes.
     pub const fn default_ttl(&self) -> u8 {
         self.hot.ttl
+    }
+
+    /// Returns the reverse path filter of a device, which every packet that comes in asks for.
+    #[inline]
+    pub fn rp_filter(&self, dev: &str) -> i64 {
+        const NAME: &str = "rp_filter";
+        if self.hot.per_device {
+            self.device(dev, NAME)
+        } else {
+            self.hot.rp_filter
+        }
     }
 
     /// Returns a per-device IPv4 setting: the larger of the device's value and that of `all`.

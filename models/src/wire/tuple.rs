@@ -68,6 +68,7 @@ pub struct FiveTuple {
 impl FiveTuple {
     /// Returns the tuple of a packet, if it belongs to a flow of its own (ICMP errors and neighbour discovery
     /// do not).
+    #[inline]
     pub const fn of(packet: &Packet) -> Option<Self> {
         let (l4, sport, dport, request) = match packet.transport {
             Transport::Tcp(t) => (L4::Tcp, t.sport, t.dport, false),
@@ -108,6 +109,7 @@ impl FiveTuple {
 
     /// Returns the tuple of an answer.
     #[must_use]
+    #[inline]
     pub const fn reply(self) -> Self {
         Self {
             l4: self.l4,

@@ -92,8 +92,11 @@ impl Netns {
             return;
         }
         let dst = skb.packet.dst;
-        let for_all =
-            self.has_joined(dst) || matches!(dst, IpAddr::V4(a) if self.is_broadcast_of(in_dev, a));
+        // Broadcast addresses of networks have routes of their own.
+        let for_all = match dst {
+            IpAddr::V4(a) if a.is_broadcast() => true,
+            dst => dst.is_multicast() && self.has_joined(dst),
+        };
         if dst.is_multicast() && !for_all {
             let code = Code::NotForUs;
             self.drop_packet(&skb.packet, skb.in_dev, Stage::Routing, code, None, cx);
@@ -278,7 +281,7 @@ impl Netns {
                 kernel("the source is one of the host's own"),
             ));
         }
-        let mode = self.sysctls.device(name, "rp_filter");
+        let mode = self.sysctls.rp_filter(name);
         let back = || self.fib.lookup(src);
         let passes = match mode {
             0 => true,

@@ -334,7 +334,8 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         result
     }
 
-    fn in_netns<T>(
+    /// Does something in a namespace, and leaves its effects to the caller.
+    fn inside<T>(
         &mut self,
         id: NetnsId,
         f: impl FnOnce(&mut Netns, &mut Cx<'_, D, R>) -> T,
@@ -350,18 +351,32 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             effects: &mut self.effects,
             next_packet: &mut self.next_packet,
         };
-        let result = f(netns, &mut cx);
-        if self.effects.len() > 1 {
-            self.work
-                .extend(self.effects.drain(..).map(|effect| (id, effect)));
-        } else if let Some(only) = self.effects.pop() {
-            self.work.push_back((id, only));
-        }
-        Some(result)
+        Some(f(netns, &mut cx))
     }
 
-    fn arrive(&mut self, (netns, dev): WireEnd, frame: Frame) {
-        self.in_netns(netns, |netns, cx| netns.receive(dev, frame, cx));
+    /// Does something in a namespace; its effects wait for their turn.
+    fn in_netns<T>(
+        &mut self,
+        id: NetnsId,
+        f: impl FnOnce(&mut Netns, &mut Cx<'_, D, R>) -> T,
+    ) -> Option<T> {
+        let result = self.inside(id, f);
+        let effects = self.effects.drain(..);
+        self.work.extend(effects.map(|effect| (id, effect)));
+        result
+    }
+
+    fn arrive(&mut self, (id, dev): WireEnd, frame: Frame) {
+        self.inside(id, |netns, cx| netns.receive(dev, frame, cx));
+        // Almost always one frame leaves, and nothing waits before it.
+        if self.effects.len() == 1 && self.work.is_empty() {
+            match self.effects.pop() {
+                Some(Effect::Transmit { dev, frame }) => return self.transmit((id, dev), frame),
+                other => self.effects.extend(other),
+            }
+        }
+        let effects = self.effects.drain(..);
+        self.work.extend(effects.map(|effect| (id, effect)));
     }
 
     /// Carries out effects and hands events to applications until nothing is left to do now.

@@ -93,10 +93,8 @@ impl Netns {
         }
         let dst = skb.packet.dst;
         // Broadcast addresses of networks have routes of their own.
-        let for_all = match dst {
-            IpAddr::V4(a) if a.is_broadcast() => true,
-            dst => dst.is_multicast() && self.has_joined(dst),
-        };
+        let limited = matches!(dst, IpAddr::V4(a) if a.is_broadcast());
+        let for_all = limited || (dst.is_multicast() && self.has_joined(dst));
         if dst.is_multicast() && !for_all {
             let code = Code::NotForUs;
             self.drop_packet(&skb.packet, skb.in_dev, Stage::Routing, code, None, cx);

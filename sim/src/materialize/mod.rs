@@ -4,7 +4,7 @@
 //! Pure: cluster state → text. Each [`Netns`] becomes a namespace of the kernel with the same devices, hardware and
 //! protocol addresses, routes, permanent neighbours, tunnels, settings and rules; each wire becomes a veth pair.
 //!
-//! Reading order: [`scripts`] (the order in which things are made), [`names`] (what namespaces are called).
+//! Reading order: [`scripts`] (the order in which things are made), `names` (what namespaces are called).
 //!
 //! # Fidelity
 //! Delays, rates, losses and firewalls of wires are left out: a veth pair is fast and perfect. Nothing runs in the

@@ -366,17 +366,24 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         result
     }
 
-    fn arrive(&mut self, (id, dev): WireEnd, frame: Frame) {
-        self.inside(id, |netns, cx| netns.receive(dev, frame, cx));
-        // Almost always one frame leaves, and nothing waits before it.
-        if self.effects.len() == 1 && self.work.is_empty() {
-            match self.effects.pop() {
-                Some(Effect::Transmit { dev, frame }) => return self.transmit((id, dev), frame),
-                other => self.effects.extend(other),
+    /// A frame comes in, and goes on through every wire that takes no time.
+    fn arrive(&mut self, at: WireEnd, frame: Frame) {
+        let mut next = Some((at, frame));
+        while let Some(((id, dev), frame)) = next.take() {
+            self.inside(id, |netns, cx| netns.receive(dev, frame, cx));
+            // Almost always one frame leaves, and nothing waits before it.
+            if self.effects.len() == 1 && self.work.is_empty() {
+                match self.effects.pop() {
+                    Some(Effect::Transmit { dev, frame }) => {
+                        next = self.carry((id, dev), frame);
+                        continue;
+                    }
+                    other => self.effects.extend(other),
+                }
             }
+            let effects = self.effects.drain(..);
+            self.work.extend(effects.map(|effect| (id, effect)));
         }
-        let effects = self.effects.drain(..);
-        self.work.extend(effects.map(|effect| (id, effect)));
     }
 
     /// Carries out effects and hands events to applications until nothing is left to do now.
@@ -393,16 +400,24 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
     }
 
     fn transmit(&mut self, from: WireEnd, frame: Frame) {
+        if let Some((at, frame)) = self.carry(from, frame) {
+            self.arrive(at, frame);
+        }
+    }
+
+    /// Puts a frame on a wire; returns it with the other end if it is there at once.
+    fn carry(&mut self, from: WireEnd, frame: Frame) -> Option<(WireEnd, Frame)> {
         let carried =
             self.machines
                 .cluster
                 .carry(from, &frame, self.now, &mut self.dice, &mut self.recorder);
         match carried {
-            Carried::Arrives { at, when } if when <= self.now => self.arrive(at, frame),
+            Carried::Arrives { at, when } if when <= self.now => Some((at, frame)),
             Carried::Arrives { at, when } => {
                 self.schedule(when, Event::Arrive { at, frame });
+                None
             }
-            Carried::Lost(_) => {}
+            Carried::Lost(_) => None,
         }
     }
 

@@ -576,7 +576,17 @@ fn designed_clusters() {
         if !world.name.contains(&only) || spared {
             continue;
         }
-        let (flows, says) = compare(world, number);
+        let (flows, mut says) = compare(world, number);
+        if !says.is_empty() {
+            // Timers of a busy machine are late now and then: a difference counts if it is there again.
+            println!("{}: once more, because of\n{says}", world.name);
+            let (_, again) = compare(world, number);
+            let stays = |line: &&str| again.lines().any(|other| other == *line);
+            says = says
+                .lines()
+                .filter(stays)
+                .fold(String::new(), |all, line| all + line + "\n");
+        }
         count += flows;
         names += 1;
         failures += &says;

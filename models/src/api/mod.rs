@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::base::{Labels, Namespace, ObjectKey, ObjectName, OriginId};
 
+pub mod cluster_policy;
 pub mod endpoint_slice;
 pub mod ingress;
 pub mod namespace;
@@ -17,6 +18,10 @@ pub mod pod;
 pub mod service;
 pub mod workload;
 
+pub use cluster_policy::{
+    ClusterAction, ClusterPeer, ClusterPolicy, ClusterPolicyKind, ClusterPort, ClusterRule, PodSet,
+    Tier,
+};
 pub use endpoint_slice::{AddressType, Endpoint, EndpointPort, EndpointSlice, TargetRef};
 pub use ingress::Ingress;
 pub use network_policy::{
@@ -68,13 +73,15 @@ pub enum Kind {
     EndpointSlice,
     /// `networking.k8s.io/v1` `NetworkPolicy`.
     NetworkPolicy,
+    /// One of the kinds of policies of the whole cluster.
+    ClusterPolicy(ClusterPolicyKind),
     /// `networking.k8s.io/v1` Ingress.
     Ingress,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Node,
         Self::Namespace,
         Self::Pod,
@@ -88,6 +95,9 @@ impl Kind {
         Self::Service,
         Self::EndpointSlice,
         Self::NetworkPolicy,
+        Self::ClusterPolicy(ClusterPolicyKind::AdminNetworkPolicy),
+        Self::ClusterPolicy(ClusterPolicyKind::BaselineAdminNetworkPolicy),
+        Self::ClusterPolicy(ClusterPolicyKind::ClusterNetworkPolicy),
         Self::Ingress,
     ];
 
@@ -101,13 +111,17 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterPolicy(kind) => kind.as_str(),
             Self::Ingress => "Ingress",
         }
     }
 
     /// Whether objects of this kind live in a namespace.
     pub const fn namespaced(self) -> bool {
-        !matches!(self, Self::Node | Self::Namespace)
+        !matches!(
+            self,
+            Self::Node | Self::Namespace | Self::ClusterPolicy(_)
+        )
     }
 
     /// Returns the kind of a name as `kubectl` takes it: `Service`, `services`, `svc`, `deploy` …
@@ -125,6 +139,9 @@ impl Kind {
             "cj" => "cronjob",
             "svc" => "service",
             "netpol" => "networkpolicy",
+            "anp" => "adminnetworkpolicy",
+            "banp" => "baselineadminnetworkpolicy",
+            "cnp" => "clusternetworkpolicy",
             "ing" => "ingress",
             other => other,
         };
@@ -212,6 +229,8 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A policy.
     NetworkPolicy(NetworkPolicy),
+    /// A policy of the whole cluster.
+    ClusterPolicy(ClusterPolicy),
     /// An Ingress.
     Ingress(Ingress),
 }
@@ -231,6 +250,9 @@ impl Object {
             Self::Service(service) => ObjectRef::namespaced(Kind::Service, &service.key),
             Self::EndpointSlice(slice) => ObjectRef::namespaced(Kind::EndpointSlice, &slice.key),
             Self::NetworkPolicy(policy) => ObjectRef::namespaced(Kind::NetworkPolicy, &policy.key),
+            Self::ClusterPolicy(policy) => {
+                ObjectRef::cluster(Kind::ClusterPolicy(policy.kind), policy.name.clone())
+            }
             Self::Ingress(ingress) => ObjectRef::namespaced(Kind::Ingress, &ingress.key),
         }
     }
@@ -245,6 +267,7 @@ impl Object {
             Self::Service(service) => service.origin,
             Self::EndpointSlice(slice) => slice.origin,
             Self::NetworkPolicy(policy) => policy.origin,
+            Self::ClusterPolicy(policy) => policy.origin,
             Self::Ingress(ingress) => ingress.origin,
         }
     }
@@ -259,6 +282,7 @@ impl Object {
             Self::Service(service) => &service.labels,
             Self::EndpointSlice(slice) => &slice.labels,
             Self::NetworkPolicy(policy) => &policy.labels,
+            Self::ClusterPolicy(policy) => &policy.labels,
             Self::Ingress(ingress) => &ingress.labels,
         }
     }
@@ -273,6 +297,7 @@ impl Object {
             Self::Service(service) => &mut service.labels,
             Self::EndpointSlice(slice) => &mut slice.labels,
             Self::NetworkPolicy(policy) => &mut policy.labels,
+            Self::ClusterPolicy(policy) => &mut policy.labels,
             Self::Ingress(ingress) => &mut ingress.labels,
         }
     }
@@ -295,6 +320,8 @@ pub struct Objects {
     pub endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
     /// Policies.
     pub network_policies: BTreeMap<ObjectKey, NetworkPolicy>,
+    /// Policies of the whole cluster.
+    pub cluster_policies: BTreeMap<(ClusterPolicyKind, ObjectName), ClusterPolicy>,
     /// Ingresses.
     pub ingresses: BTreeMap<ObjectKey, Ingress>,
 }
@@ -325,6 +352,10 @@ impl Objects {
                 .network_policies
                 .insert(policy.key.clone(), policy)
                 .map(Object::NetworkPolicy),
+            Object::ClusterPolicy(policy) => self
+                .cluster_policies
+                .insert((policy.kind, policy.name.clone()), policy)
+                .map(Object::ClusterPolicy),
             Object::Ingress(ingress) => self
                 .ingresses
                 .insert(ingress.key.clone(), ingress)
@@ -346,6 +377,10 @@ impl Objects {
                 .network_policies
                 .remove(&key)
                 .map(Object::NetworkPolicy),
+            Kind::ClusterPolicy(kind) => self
+                .cluster_policies
+                .remove(&(kind, object.name.clone()))
+                .map(Object::ClusterPolicy),
             Kind::Ingress => self.ingresses.remove(&key).map(Object::Ingress),
         }
     }
@@ -377,6 +412,11 @@ impl Objects {
                 .get(&key)
                 .cloned()
                 .map(Object::NetworkPolicy),
+            Kind::ClusterPolicy(kind) => self
+                .cluster_policies
+                .get(&(kind, object.name.clone()))
+                .cloned()
+                .map(Object::ClusterPolicy),
             Kind::Ingress => self.ingresses.get(&key).cloned().map(Object::Ingress),
         }
     }
@@ -405,6 +445,11 @@ impl Objects {
                 self.network_policies
                     .keys()
                     .map(|key| of(Kind::NetworkPolicy, key)),
+            )
+            .chain(
+                self.cluster_policies.keys().map(|(kind, name)| {
+                    ObjectRef::cluster(Kind::ClusterPolicy(*kind), name.clone())
+                }),
             )
             .chain(self.ingresses.keys().map(|key| of(Kind::Ingress, key)))
             .collect()

@@ -268,6 +268,7 @@ fn own_addresses(object: &Object) -> Vec<(&'static str, IpAddr)> {
         | Object::Workload(_)
         | Object::EndpointSlice(_)
         | Object::NetworkPolicy(_)
+        | Object::ClusterPolicy(_)
         | Object::Ingress(_) => Vec::new(),
     }
 }

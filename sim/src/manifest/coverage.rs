@@ -424,6 +424,25 @@ object!(NETWORK_POLICY, "spec" => Fields(&[
     ("podSelector", Modelled),
     ("policyTypes", Modelled),
 ]));
+object!(CLUSTER_POLICY, "spec" => Fields(&[
+    ("egress", Fields(&[
+        ("action", Modelled),
+        ("name", Modelled),
+        ("ports", Modelled),
+        ("protocols", Modelled),
+        ("to", Fields(&[
+            ("domainNames", Gap("names outside the cluster are not resolved: the peer allows nothing")),
+            ("namespaces", Modelled),
+            ("networks", Modelled),
+            ("nodes", Modelled),
+            ("pods", Modelled),
+        ])),
+    ])),
+    ("ingress", Modelled),
+    ("priority", Modelled),
+    ("subject", Modelled),
+    ("tier", Modelled),
+]));
 
 /// Returns the labels and annotations, of an object and of its template, that ask somebody else to
 /// change the network.

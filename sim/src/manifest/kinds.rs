@@ -11,6 +11,7 @@ use k8s_openapi::api::{
 };
 
 use super::coverage::{self, Table};
+use super::crd;
 use super::schema;
 use super::tree::Node;
 use crate::problem::Problem;
@@ -40,6 +41,7 @@ pub(super) enum Shape {
     EndpointSlice,
     Endpoints,
     NetworkPolicy,
+    ClusterPolicy(podwire_models::api::ClusterPolicyKind),
 }
 
 /// One kind.
@@ -87,7 +89,7 @@ const fn bare(
 }
 
 use Treatment::{Gap, Modelled, NoMeaning};
-use podwire_models::api::WorkloadKind as W;
+use podwire_models::api::{ClusterPolicyKind as P, WorkloadKind as W};
 
 const ACCESS: &str = "says who may use the API";
 const DATA: &str = "is data for containers";
@@ -96,7 +98,7 @@ const RECORD: &str = "is a record of what happened";
 const PLAN: &str = "is about which pods may be made, not about where packets go";
 const EXTEND: &str = "changes what the API server accepts";
 const ADMIN: &str =
-    "cluster-wide policies are not modelled: traffic flows as if this did not exist";
+    "a version of cluster-wide policies that is not modelled: it is written as `AdminNetworkPolicy` of v1alpha1 or `ClusterNetworkPolicy` of v1alpha2";
 
 /// Every kind that is known.
 pub(super) const KINDS: &[Row] = &[
@@ -114,6 +116,9 @@ pub(super) const KINDS: &[Row] = &[
     row!("batch/v1" "CronJob" batch::CronJob, true, Modelled(Shape::Workload(W::CronJob), coverage::CRON_JOB)),
     row!("discovery.k8s.io/v1" "EndpointSlice" discovery::EndpointSlice, true, Modelled(Shape::EndpointSlice, coverage::ENDPOINT_SLICE)),
     row!("networking.k8s.io/v1" "NetworkPolicy" networking::NetworkPolicy, true, Modelled(Shape::NetworkPolicy, coverage::NETWORK_POLICY)),
+    row!("policy.networking.k8s.io/v1alpha1" "AdminNetworkPolicy" crd::AdminNetworkPolicy, false, Modelled(Shape::ClusterPolicy(P::AdminNetworkPolicy), coverage::CLUSTER_POLICY)),
+    row!("policy.networking.k8s.io/v1alpha1" "BaselineAdminNetworkPolicy" crd::BaselineAdminNetworkPolicy, false, Modelled(Shape::ClusterPolicy(P::BaselineAdminNetworkPolicy), coverage::CLUSTER_POLICY)),
+    row!("policy.networking.k8s.io/v1alpha2" "ClusterNetworkPolicy" crd::ClusterNetworkPolicy, false, Modelled(Shape::ClusterPolicy(P::ClusterNetworkPolicy), coverage::CLUSTER_POLICY)),
     row!("networking.k8s.io/v1" "Ingress" networking::Ingress, true, Gap("no ingress controller is modelled: the Services behind it can be reached directly")),
     row!("networking.k8s.io/v1" "IngressClass" networking::IngressClass, false, Gap("no ingress controller is modelled")),
     row!("networking.k8s.io/v1" "IPAddress" networking::IPAddress, false, NoMeaning("records an address that its Service carries itself")),
@@ -225,24 +230,6 @@ pub(super) const KINDS: &[Row] = &[
         "PriorityLevelConfiguration",
         false,
         NoMeaning(ACCESS),
-    ),
-    bare(
-        "policy.networking.k8s.io/v1alpha1",
-        "AdminNetworkPolicy",
-        false,
-        Gap(ADMIN),
-    ),
-    bare(
-        "policy.networking.k8s.io/v1alpha1",
-        "BaselineAdminNetworkPolicy",
-        false,
-        Gap(ADMIN),
-    ),
-    bare(
-        "policy.networking.k8s.io/v1alpha2",
-        "ClusterNetworkPolicy",
-        false,
-        Gap(ADMIN),
     ),
     bare(
         "kustomize.config.k8s.io/v1beta1",

@@ -22,6 +22,7 @@ use tree::{Node, Value};
 mod check;
 mod convert;
 mod coverage;
+mod crd;
 mod kinds;
 #[cfg(feature = "cli")]
 pub mod load;

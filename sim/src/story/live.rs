@@ -65,7 +65,10 @@ impl Run<'_> {
                 self.lab.objects.insert(object);
                 self.plan_slices();
             }
-            Object::Namespace(_) | Object::NetworkPolicy(_) | Object::Ingress(_) => {
+            Object::Namespace(_)
+            | Object::NetworkPolicy(_)
+            | Object::ClusterPolicy(_)
+            | Object::Ingress(_) => {
                 self.lab.objects.insert(object);
             }
         }
@@ -169,7 +172,7 @@ impl Run<'_> {
                 }
                 self.lab.objects.remove(object);
             }
-            Kind::Node | Kind::NetworkPolicy | Kind::Ingress => {
+            Kind::Node | Kind::NetworkPolicy | Kind::ClusterPolicy(_) | Kind::Ingress => {
                 self.lab.objects.remove(object);
             }
         }

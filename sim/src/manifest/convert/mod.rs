@@ -12,6 +12,7 @@ use super::reader::{Maybe, Reader, annotations, items, text};
 use super::tree::Node;
 use crate::problem::ProblemCode;
 
+mod cluster_policy;
 mod endpoint_slice;
 mod network_policy;
 mod node;
@@ -44,6 +45,10 @@ pub(super) fn object(
         Shape::NetworkPolicy => vec![Object::NetworkPolicy(network_policy::read(
             reader, root, meta,
         ))],
+        Shape::ClusterPolicy(kind) => {
+            let policy = cluster_policy::read(reader, root, kind, meta);
+            vec![Object::ClusterPolicy(policy)]
+        }
     }
 }
 

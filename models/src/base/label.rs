@@ -109,6 +109,17 @@ impl Selector {
                 .all(|expression| expression.holds(labels))
     }
 
+    /// Returns the requirements that do not hold for these labels.
+    pub fn failed(&self, labels: &Labels) -> impl Iterator<Item = Requirement> {
+        let exact = self.match_labels.0.iter();
+        let exact = exact.filter(|(key, value)| labels.get(key) != Some(value));
+        let other = self.match_expressions.iter();
+        let other = other.filter(|expression| !expression.holds(labels));
+        exact
+            .map(|(key, value)| Requirement::Is(Arc::clone(key), Arc::clone(value)))
+            .chain(other.cloned().map(Requirement::Other))
+    }
+
     /// Whether everything is meant.
     pub fn is_empty(&self) -> bool {
         self.match_labels.is_empty() && self.match_expressions.is_empty()
@@ -116,6 +127,15 @@ impl Selector {
 }
 
 impl Expression {
+    /// Returns the key of the label it looks at.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::DoesNotExist(key) => {
+                key
+            }
+        }
+    }
+
     /// Whether the requirement holds for these labels.
     pub fn holds(&self, labels: &Labels) -> bool {
         let among = |key: &str, values: &[Arc<str>]| {
@@ -195,20 +215,24 @@ impl FromStr for Selector {
                 error,
             };
             match requirement(part).map_err(error)? {
-                (key, Requirement::Is(value)) => drop(selector.match_labels.insert(key, value)),
-                (_, Requirement::Other(expression)) => selector.match_expressions.push(expression),
+                Requirement::Is(key, value) => drop(selector.match_labels.insert(key, value)),
+                Requirement::Other(expression) => selector.match_expressions.push(expression),
             }
         }
         Ok(selector)
     }
 }
 
-enum Requirement {
-    Is(Arc<str>),
+/// One thing a selector asks of labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// A label is there and has this value.
+    Is(Arc<str>, Arc<str>),
+    /// A requirement of another form.
     Other(Expression),
 }
 
-fn requirement(part: &str) -> Result<(Arc<str>, Requirement), LabelError> {
+fn requirement(part: &str) -> Result<Requirement, LabelError> {
     let key = |text: &str| check_key(text.trim()).map(|()| Arc::<str>::from(text.trim()));
     let value = |text: &str| check_value(text.trim()).map(|()| Arc::<str>::from(text.trim()));
     let values = |text: &str| {
@@ -221,25 +245,20 @@ fn requirement(part: &str) -> Result<(Arc<str>, Requirement), LabelError> {
             .map(value)
             .collect::<Result<Vec<_>, _>>()
     };
-    let (name, other) = if let Some((name, wanted)) = part.split_once(" notin ") {
-        let name = key(name)?;
-        (name.clone(), Expression::NotIn(name, values(wanted)?))
+    let other = if let Some((name, wanted)) = part.split_once(" notin ") {
+        Expression::NotIn(key(name)?, values(wanted)?)
     } else if let Some((name, wanted)) = part.split_once(" in ") {
-        let name = key(name)?;
-        (name.clone(), Expression::In(name, values(wanted)?))
+        Expression::In(key(name)?, values(wanted)?)
     } else if let Some((name, wanted)) = part.split_once("!=") {
-        let name = key(name)?;
-        (name.clone(), Expression::NotIn(name, vec![value(wanted)?]))
+        Expression::NotIn(key(name)?, vec![value(wanted)?])
     } else if let Some((name, wanted)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        return Ok((key(name)?, Requirement::Is(value(wanted)?)));
+        return Ok(Requirement::Is(key(name)?, value(wanted)?));
     } else if let Some(name) = part.strip_prefix('!') {
-        let name = key(name)?;
-        (name.clone(), Expression::DoesNotExist(name))
+        Expression::DoesNotExist(key(name)?)
     } else {
-        let name = key(part)?;
-        (name.clone(), Expression::Exists(name))
+        Expression::Exists(key(part)?)
     };
-    Ok((name, Requirement::Other(other)))
+    Ok(Requirement::Other(other))
 }
 
 /// Why a text is no label key or value.

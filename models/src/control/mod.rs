@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`workloads`] (controllers make pods), [`scheduler`] (pods get nodes), [`ipam`] (nodes and pods
 //! get addresses), [`cni`] (what a plugin leaves behind), [`endpoints`] (Services get pods), [`proxy`] (rules for Services),
-//! [`dns`] (names).
+//! [`dns`] (names), [`policy`] (who may talk to whom).
 
 pub mod workloads;
 pub mod rollout;
@@ -13,3 +13,4 @@ pub mod cni;
 pub mod endpoints;
 pub mod proxy;
 pub mod dns;
+pub mod policy;

@@ -482,7 +482,7 @@ impl<'a> Compiler<'a> {
         }
         let mut outside = Vec::new();
         for family in [Family::V4, Family::V6] {
-            if members.iter().any(|(_, ip, _)| Family::of(ip) == family) {
+            if members.iter().any(|(_, ip, _)| Family::of(*ip) == family) {
                 for (first, last, at) in blocks.ranges(family) {
                     let end = id(&mut ends.ends, (Kind::Outside, at));
                     outside.push((first, last, end));

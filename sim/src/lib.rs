@@ -8,6 +8,7 @@
 //! wrong, [`source`] how models remember places in inputs. `docs/architecture.md` is the map.
 
 pub mod problem;
+pub mod reach;
 pub mod source;
 pub mod engine;
 pub mod trace;

@@ -118,10 +118,7 @@ impl Kind {
 
     /// Whether objects of this kind live in a namespace.
     pub const fn namespaced(self) -> bool {
-        !matches!(
-            self,
-            Self::Node | Self::Namespace | Self::ClusterPolicy(_)
-        )
+        !matches!(self, Self::Node | Self::Namespace | Self::ClusterPolicy(_))
     }
 
     /// Returns the kind of a name as `kubectl` takes it: `Service`, `services`, `svc`, `deploy` …

@@ -130,9 +130,10 @@ impl Expression {
     /// Returns the key of the label it looks at.
     pub fn key(&self) -> &str {
         match self {
-            Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::DoesNotExist(key) => {
-                key
-            }
+            Self::In(key, _)
+            | Self::NotIn(key, _)
+            | Self::Exists(key)
+            | Self::DoesNotExist(key) => key,
         }
     }
 

@@ -20,6 +20,7 @@ mod init;
 mod input;
 mod manual;
 mod materialize;
+mod reach;
 mod scenario;
 mod table;
 mod trace;
@@ -30,6 +31,7 @@ Examples:
   kubectl get nodes,pods,svc,endpointslices,netpol -A -o yaml > cluster.yaml
   podwire get endpoints -f cluster.yaml
   podwire trace -f cluster.yaml --from deploy/shop/frontend --to svc/shop/cart:7070
+  podwire reach -f cluster.yaml --to deploy/shop/cart
   podwire exec node/node-a -f cluster.yaml -- iptables-save
   podwire run scenarios/service/clusterip.ron
   podwire explain SVC_NO_ENDPOINTS
@@ -59,6 +61,7 @@ enum Command {
     Test(scenario::TestArgs),
     Init(init::InitArgs),
     Trace(trace::TraceArgs),
+    Reach(reach::ReachArgs),
     Get(get::GetArgs),
     Exec(exec::ExecArgs),
     Explain(explain::ExplainArgs),
@@ -184,6 +187,7 @@ pub fn run<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Rep
             Command::Materialize(args) => materialize::run(&args),
             Command::Init(args) => init::run(&args),
             Command::Trace(args) => trace::run(&args),
+            Command::Reach(args) => reach::run(&args),
             Command::Get(args) => get::run(&args),
             Command::Exec(args) => exec::run(&args),
             Command::Explain(args) => explain::run(&args),

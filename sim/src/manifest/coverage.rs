@@ -424,7 +424,7 @@ object!(NETWORK_POLICY, "spec" => Fields(&[
     ("podSelector", Modelled),
     ("policyTypes", Modelled),
 ]));
-object!(CLUSTER_POLICY, "spec" => Fields(&[
+object!(CLUSTER_POLICY, "status" => NoMeaning, "spec" => Fields(&[
     ("egress", Fields(&[
         ("action", Modelled),
         ("name", Modelled),
@@ -477,6 +477,7 @@ mod tests {
     use serde::forward_to_deserialize_any;
 
     use super::*;
+    use crate::manifest::crd;
     use crate::manifest::kinds::{KINDS, Treatment};
 
     /// Gives every type one value of each field, and writes down the fields of structs that have fates.
@@ -660,12 +661,15 @@ mod tests {
             batch::CronJob, "CronJob";
             discovery::EndpointSlice, "EndpointSlice";
             networking::NetworkPolicy, "NetworkPolicy";
+            crd::AdminNetworkPolicy, "AdminNetworkPolicy";
+            crd::BaselineAdminNetworkPolicy, "BaselineAdminNetworkPolicy";
+            crd::ClusterNetworkPolicy, "ClusterNetworkPolicy";
         }
         assert_eq!(missing.into_inner(), BTreeSet::new());
         let modelled = KINDS
             .iter()
             .filter(|row| matches!(row.treatment, Treatment::Modelled(..)));
-        assert_eq!(modelled.count(), 14, "probe every modelled kind");
+        assert_eq!(modelled.count(), 17, "probe every modelled kind");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Schemas of kinds that `k8s-openapi` does not have: policies of the whole cluster, after the
-//! CustomResourceDefinitions of `sigs.k8s.io/network-policy-api`.
+//! custom resource definitions of `sigs.k8s.io/network-policy-api`.
 //! Everything is optional here; what must be there is checked where it is read.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};

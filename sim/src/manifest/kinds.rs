@@ -97,8 +97,7 @@ const DISKS: &str = "is about disks";
 const RECORD: &str = "is a record of what happened";
 const PLAN: &str = "is about which pods may be made, not about where packets go";
 const EXTEND: &str = "changes what the API server accepts";
-const ADMIN: &str =
-    "a version of cluster-wide policies that is not modelled: it is written as `AdminNetworkPolicy` of v1alpha1 or `ClusterNetworkPolicy` of v1alpha2";
+const ADMIN: &str = "a version of cluster-wide policies that is not modelled: it is written as `AdminNetworkPolicy` of v1alpha1 or `ClusterNetworkPolicy` of v1alpha2";
 
 /// Every kind that is known.
 pub(super) const KINDS: &[Row] = &[

@@ -8,7 +8,7 @@ const FLOORS: &[&[&str]] = &[
     &["engine", "problem"],
     &["source"],
     &["trace"],
-    &["controllers", "fault", "traffic"],
+    &["controllers", "fault", "reach", "traffic"],
     &["simulation"],
     &["program"],
     &["lab"],

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 
 /// The JSON files of a collection.
 pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let is_case = |path: &PathBuf| path.extension().is_some_and(|end| end == "json");
     let mut files: Vec<PathBuf> = entries.filter(is_case).collect();
     files.sort();
@@ -89,7 +91,9 @@ impl Case {
         let text = |field: &str| action[field].as_str().unwrap_or_default().to_owned();
         let key = || {
             let space = match text("namespace") {
-                space if space.is_empty() && text("kind") == "NetworkPolicy" => "default".to_owned(),
+                space if space.is_empty() && text("kind") == "NetworkPolicy" => {
+                    "default".to_owned()
+                }
                 space => space,
             };
             (text("kind"), space, text("name"))
@@ -97,7 +101,11 @@ impl Case {
         match (text("op").as_str(), text("kind").as_str()) {
             ("apply", _) => self.put(action["object"].clone()),
             ("delete", _) => {
-                assert!(self.state.remove(&key()).is_some(), "{}: {action}", self.name);
+                assert!(
+                    self.state.remove(&key()).is_some(),
+                    "{}: {action}",
+                    self.name
+                );
             }
             ("create", "Namespace") => self.put(namespace(&action["name"], &action["labels"])),
             ("create", "Pod") => self.put(pod(&action["pod"])),
@@ -125,9 +133,17 @@ impl Case {
         let text = texts.collect::<Vec<_>>().join("\n---\n");
         let sources = [Source::new("case.yaml", text)];
         let (all, problems) = manifest::read(&sources, &mut OriginTable::default());
-        let errors: Vec<_> = problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
+        let errors: Vec<_> = problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            .collect();
         assert!(errors.is_empty(), "{}: {errors:#?}", self.name);
-        assert!(all.not_modelled.is_empty(), "{}: {:?}", self.name, all.not_modelled);
+        assert!(
+            all.not_modelled.is_empty(),
+            "{}: {:?}",
+            self.name,
+            all.not_modelled
+        );
         all.objects.into_iter().collect()
     }
 }
@@ -163,7 +179,10 @@ fn pod(pod: &Value) -> Value {
         .into_iter()
         .flatten()
         .filter(|pair| {
-            let key = (pair[0].as_u64().unwrap(), pair[1].as_str().unwrap().to_owned());
+            let key = (
+                pair[0].as_u64().unwrap(),
+                pair[1].as_str().unwrap().to_owned(),
+            );
             !declared.contains(&key)
         })
         .map(|pair| json!({"containerPort": pair[0], "protocol": pair[1]}))

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use super::ports::{Connections, PortSet};
 use crate::api::{
-    ClusterAction, ClusterPeer, ClusterPolicy, ClusterPort, ClusterRule, IpBlock, NetworkPolicy,
-    Node, Objects, Pod, PodSet, PolicyPeer, PolicyPort, PolicyPorts, PolicyRule, PortRef, Tier,
+    ClusterAction, ClusterPeer, ClusterPolicy, ClusterPolicyKind, ClusterPort, ClusterRule,
+    IpBlock, NetworkPolicy, Node, Objects, Pod, PodSet, PolicyPeer, PolicyPort, PolicyPorts,
+    PolicyRule, PortRef, Tier,
 };
-use crate::base::{Labels, Namespace, ObjectName, Protocol};
+use crate::base::{Labels, Namespace, ObjectKey, ObjectName, Protocol};
 
 /// Which way a new connection goes, seen from the pod that a policy is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,40 +106,38 @@ impl fmt::Display for Exemption {
 
 /// All policies of a cluster, in the order they are asked, and who has which address.
 #[derive(Clone, Debug)]
-pub struct Policies<'a> {
-    /// The policies of each namespace, by name.
-    pub network: BTreeMap<&'a Namespace, Vec<&'a NetworkPolicy>>,
-    /// Cluster policies that are asked before.
-    pub admin: Vec<&'a ClusterPolicy>,
-    /// Cluster policies that are asked after.
-    pub baseline: Vec<&'a ClusterPolicy>,
+pub struct Policies {
+    objects: Arc<Objects>,
+    admin: Vec<(ClusterPolicyKind, ObjectName)>,
+    baseline: Vec<(ClusterPolicyKind, ObjectName)>,
+    network: BTreeMap<Namespace, Vec<ObjectKey>>,
     namespaces: BTreeMap<Namespace, Labels>,
-    addresses: BTreeMap<IpAddr, Owner<'a>>,
+    addresses: BTreeMap<IpAddr, Owner>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Owner<'a> {
-    Pod(&'a Pod),
-    Node(&'a Node),
+#[derive(Clone, Debug)]
+enum Owner {
+    Pod(ObjectKey),
+    Node(ObjectName),
 }
 
-impl<'a> Policies<'a> {
+impl Policies {
     /// Sorts the policies of a cluster.
-    pub fn new(objects: &'a Objects) -> Self {
-        let mut network: BTreeMap<&Namespace, Vec<&NetworkPolicy>> = BTreeMap::new();
-        for policy in objects.network_policies.values() {
-            network
-                .entry(&policy.key.namespace)
-                .or_default()
-                .push(policy);
-        }
+    pub fn new(objects: Arc<Objects>) -> Self {
         let of = |tier: Tier| {
             let all = objects.cluster_policies.values();
             let mut policies: Vec<&ClusterPolicy> =
                 all.filter(|policy| policy.tier == tier).collect();
             policies.sort_by_key(|policy| (policy.priority, &policy.name, policy.kind));
-            policies
+            let keys = policies.into_iter();
+            keys.map(|policy| (policy.kind, policy.name.clone()))
+                .collect()
         };
+        let mut network: BTreeMap<Namespace, Vec<ObjectKey>> = BTreeMap::new();
+        for key in objects.network_policies.keys() {
+            let own = network.entry(key.namespace.clone()).or_default();
+            own.push(key.clone());
+        }
         let mut namespaces = BTreeMap::new();
         let mut addresses = BTreeMap::new();
         for pod in objects.pods.values().filter(|pod| !pod.ended()) {
@@ -148,52 +147,74 @@ impl<'a> Policies<'a> {
             }
             if !pod.spec.host_network {
                 let ips = pod.pod_ips.iter();
-                addresses.extend(ips.map(|ip| (*ip, Owner::Pod(pod))));
+                addresses.extend(ips.map(|ip| (*ip, Owner::Pod(pod.key.clone()))));
             }
         }
         for node in objects.nodes.values() {
             for ip in node.internal_ips.iter().chain(&node.external_ips) {
-                addresses.entry(*ip).or_insert(Owner::Node(node));
+                let owner = || Owner::Node(node.name.clone());
+                addresses.entry(*ip).or_insert_with(owner);
             }
         }
         Self {
-            network,
             admin: of(Tier::Admin),
             baseline: of(Tier::Baseline),
+            network,
             namespaces,
             addresses,
+            objects,
         }
+    }
+
+    /// Returns the objects these policies are from.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// Whether there is no policy at all.
     pub fn is_empty(&self) -> bool {
-        self.network.is_empty() && self.admin.is_empty() && self.baseline.is_empty()
+        self.objects.network_policies.is_empty() && self.objects.cluster_policies.is_empty()
+    }
+
+    /// Returns the cluster policies of a tier, in the order they are asked.
+    pub fn tier(&self, tier: Tier) -> impl Iterator<Item = &ClusterPolicy> {
+        let keys = match tier {
+            Tier::Admin => &self.admin,
+            Tier::Baseline => &self.baseline,
+        };
+        keys.iter()
+            .filter_map(|key| self.objects.cluster_policies.get(key))
     }
 
     /// Finds out who has an address.
     pub fn party(&self, ip: IpAddr) -> Party<'_> {
         let who = match self.addresses.get(&ip) {
-            Some(Owner::Pod(pod)) => Who::Pod(pod, &self.namespaces[&pod.key.namespace]),
-            Some(Owner::Node(node)) => Who::Node(node),
-            None => Who::Outside,
+            Some(Owner::Pod(key)) => {
+                let labels = self.namespaces.get(&key.namespace);
+                let pod = self.objects.pods.get(key);
+                pod.zip(labels).map(|(pod, labels)| Who::Pod(pod, labels))
+            }
+            Some(Owner::Node(name)) => self.objects.nodes.get(name).map(Who::Node),
+            None => None,
         };
-        Party { ip, who }
+        Party {
+            ip,
+            who: who.unwrap_or(Who::Outside),
+        }
     }
 
-    /// Returns the node whose address this is.
-    pub fn node(&self, name: &ObjectName) -> Option<&'a Node> {
-        self.addresses.values().find_map(|owner| match owner {
-            Owner::Node(node) if node.name == *name => Some(*node),
-            Owner::Node(_) | Owner::Pod(_) => None,
-        })
+    /// Returns the network policies of a namespace.
+    pub fn of_namespace(&self, namespace: &Namespace) -> impl Iterator<Item = &NetworkPolicy> {
+        let keys = self.network.get(namespace).into_iter().flatten();
+        keys.filter_map(|key| self.objects.network_policies.get(key))
     }
 
     /// Returns the network policies that isolate a pod in a direction.
-    pub fn isolating(&self, direction: Direction, pod: &Pod) -> Vec<&'a NetworkPolicy> {
-        let own = self.network.get(&pod.key.namespace);
-        let own = own.map(Vec::as_slice).unwrap_or_default().iter();
-        own.copied()
-            .filter(|policy| isolates(policy, direction) && policy.pod_selector.matches(&pod.labels))
+    pub fn isolating(&self, direction: Direction, pod: &Pod) -> Vec<&NetworkPolicy> {
+        self.of_namespace(&pod.key.namespace)
+            .filter(|policy| {
+                isolates(policy, direction) && policy.pod_selector.matches(&pod.labels)
+            })
             .collect()
     }
 
@@ -215,11 +236,11 @@ impl<'a> Policies<'a> {
             Direction::Egress => other,
         };
         let mut allowed = Connections::NONE;
-        let admin = about(&self.admin, pod, labels);
+        let admin = about(self.tier(Tier::Admin), pod, labels);
         let mut open = tier(direction, admin, other, destination, &mut allowed);
         let isolating = self.isolating(direction, pod);
         if isolating.is_empty() {
-            let baseline = about(&self.baseline, pod, labels);
+            let baseline = about(self.tier(Tier::Baseline), pod, labels);
             let mut accepted = Connections::NONE;
             let rest = tier(direction, baseline, other, destination, &mut accepted);
             open = open.intersection(&accepted.union(&rest));
@@ -245,14 +266,13 @@ impl<'a> Policies<'a> {
     }
 }
 
-/// Returns the cluster policies that are about a pod.
+/// Returns those of some cluster policies that are about a pod.
 pub fn about<'p, 'a: 'p>(
-    policies: &'p [&'a ClusterPolicy],
+    policies: impl Iterator<Item = &'a ClusterPolicy> + 'p,
     pod: &'p Pod,
     namespace: &'p Labels,
 ) -> impl Iterator<Item = &'a ClusterPolicy> + 'p {
-    let all = policies.iter().copied();
-    all.filter(move |policy| selects(&policy.subject, pod, namespace))
+    policies.filter(move |policy| selects(&policy.subject, pod, namespace))
 }
 
 /// Asks the policies of one tier. Adds what they accept to `allowed`, and returns what they leave open.
@@ -394,7 +414,11 @@ pub fn cluster_rule_speaks_of(
     other: &Party<'_>,
     destination: &Party<'_>,
 ) -> Option<Connections> {
-    if rule.peers.iter().any(|peer| cluster_peer_matches(peer, other)) {
+    if rule
+        .peers
+        .iter()
+        .any(|peer| cluster_peer_matches(peer, other))
+    {
         return Some(cluster_ports(rule, destination.pod()));
     }
     // A rule that is understood in part must not let through what it may have been meant to stop.
@@ -415,10 +439,13 @@ const fn is_unknown(peer: &ClusterPeer) -> bool {
 /// Returns what a rule that speaks of a connection to this end does: what it says, unless it had to be taken as
 /// "deny all" because a peer is unknown.
 pub fn effect(rule: &ClusterRule, other: &Party<'_>) -> ClusterAction {
-    let known = rule.peers.iter().any(|peer| cluster_peer_matches(peer, other));
+    let known = rule
+        .peers
+        .iter()
+        .any(|peer| cluster_peer_matches(peer, other));
     match rule.action {
         ClusterAction::Pass if !known => ClusterAction::Deny,
-        action => action,
+        ClusterAction::Accept | ClusterAction::Deny | ClusterAction::Pass => rule.action,
     }
 }
 

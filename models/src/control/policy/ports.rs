@@ -1,5 +1,10 @@
 //! Sets of ports, and what may pass between two ends: exact, with union, intersection and difference.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "one set for each of the three protocols"
+)]
+
 use std::fmt;
 
 use crate::base::Protocol;
@@ -44,7 +49,8 @@ impl PortSet {
     /// Whether a port is in it.
     pub fn contains(&self, port: u16) -> bool {
         let after = self.0.partition_point(|(first, _)| *first <= port);
-        after > 0 && self.0[after - 1].1 >= port
+        let before = after.checked_sub(1).and_then(|before| self.0.get(before));
+        before.is_some_and(|(_, last)| *last >= port)
     }
 
     /// Returns how many ports are in it.
@@ -300,9 +306,6 @@ mod tests {
     fn touching_ranges_are_one() {
         let set = PortSet::range(80, 80).union(&PortSet::range(81, 90));
         assert_eq!(set.ranges(), [(80, 90)]);
-        assert_eq!(
-            PortSet::all().difference(&set).to_string(),
-            "1-79,91-65535"
-        );
+        assert_eq!(PortSet::all().difference(&set).to_string(), "1-79,91-65535");
     }
 }

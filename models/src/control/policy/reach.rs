@@ -5,23 +5,26 @@
 //! computed for classes, and the time it takes grows with their number, not with the number of pods.
 //!
 //! Reading order: [`Reach`] (what is known), `Compiler` (how it comes about), `Sets` (numbers for connection sets).
+#![expect(
+    clippy::indexing_slicing,
+    reason = "everything has a number that was given out for this very table"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::meaning::{
-    Direction, cluster_ports, cluster_rules, isolates, rule_ports, rules,
-};
+use super::meaning::{Direction, cluster_ports, cluster_rules, isolates, rule_ports, rules};
 use super::ports::Connections;
 use crate::api::{
     ClusterAction, ClusterPeer, ClusterPolicy, ClusterPort, ClusterRule, NetworkPolicy, Node,
     Objects, Pod, PodSpec, PolicyPeer, PolicyPort, PolicyPorts, PolicyRule, PortRef, Tier,
 };
+use crate::base::addr::{from_bits, to_bits};
 use crate::base::{
-    Family, FxIndexMap, FxIndexSet, Labels, Namespace, ObjectName, Protocol, Selector,
+    Expression, Family, FxIndexMap, FxIndexSet, Labels, Namespace, ObjectName, Protocol, Selector,
 };
 
 /// A class of ends that no policy tells apart.
@@ -122,7 +125,7 @@ const ALL: u32 = 1;
 /// Numbers for connection sets, and the results of set operations by those numbers.
 #[derive(Debug, Default)]
 struct Sets {
-    sets: FxIndexSet<Connections>,
+    known: FxIndexSet<Connections>,
     unions: FxIndexMap<(u32, u32), u32>,
     intersections: FxIndexMap<(u32, u32), u32>,
     differences: FxIndexMap<(u32, u32), u32>,
@@ -137,7 +140,7 @@ impl Sets {
     }
 
     fn id(&mut self, set: Connections) -> u32 {
-        id(&mut self.sets, set)
+        id(&mut self.known, set)
     }
 
     fn union(&mut self, a: u32, b: u32) -> u32 {
@@ -151,7 +154,7 @@ impl Sets {
         if let Some(found) = self.unions.get(&key) {
             return *found;
         }
-        let set = self.sets[a as usize].union(&self.sets[b as usize]);
+        let set = self.known[a as usize].union(&self.known[b as usize]);
         let found = self.id(set);
         self.unions.insert(key, found);
         found
@@ -168,7 +171,7 @@ impl Sets {
         if let Some(found) = self.intersections.get(&key) {
             return *found;
         }
-        let set = self.sets[a as usize].intersection(&self.sets[b as usize]);
+        let set = self.known[a as usize].intersection(&self.known[b as usize]);
         let found = self.id(set);
         self.intersections.insert(key, found);
         found
@@ -184,7 +187,7 @@ impl Sets {
         if let Some(found) = self.differences.get(&(a, b)) {
             return *found;
         }
-        let set = self.sets[a as usize].difference(&self.sets[b as usize]);
+        let set = self.known[a as usize].difference(&self.known[b as usize]);
         let found = self.id(set);
         self.differences.insert((a, b), found);
         found
@@ -369,9 +372,10 @@ impl<'a> Compiler<'a> {
     }
 
     fn pods(&mut self, spaces: Spaces, selector: &'a Selector) -> u32 {
-        self.keys.extend(selector.match_labels.0.keys().map(|key| &**key));
         self.keys
-            .extend(selector.match_expressions.iter().map(|e| e.key()));
+            .extend(selector.match_labels.0.keys().map(|key| &**key));
+        self.keys
+            .extend(selector.match_expressions.iter().map(Expression::key));
         let selector = id(&mut self.selectors, selector);
         id(&mut self.patterns, Pattern::Pods(spaces, selector))
     }
@@ -477,14 +481,14 @@ impl<'a> Compiler<'a> {
             };
             for ip in &pod.pod_ips {
                 let end = (kind, blocks.at(*ip));
-                members.push((pod, *ip, id(&mut ends.ends, end)));
+                members.push((pod, *ip, id(&mut ends.seen, end)));
             }
         }
         let mut outside = Vec::new();
         for family in [Family::V4, Family::V6] {
             if members.iter().any(|(_, ip, _)| Family::of(*ip) == family) {
                 for (first, last, at) in blocks.ranges(family) {
-                    let end = id(&mut ends.ends, (Kind::Outside, at));
+                    let end = id(&mut ends.seen, (Kind::Outside, at));
                     outside.push((first, last, end));
                 }
             }
@@ -506,7 +510,7 @@ impl<'a> Compiler<'a> {
                 .map(|(first, last, end)| (first, last, class(end)))
                 .collect(),
             classes: classes.len(),
-            sets: self.sets.sets.into_iter().collect(),
+            sets: self.sets.known.into_iter().collect(),
             matrix,
         }
     }
@@ -519,9 +523,9 @@ impl<'a> Compiler<'a> {
         patterns: &FxIndexSet<Pattern>,
         blocks: &Blocks,
     ) -> (FxIndexSet<Class>, Vec<u32>, FxIndexSet<Vec<u32>>) {
-        let mut matched: Vec<Vec<u32>> = Vec::with_capacity(ends.ends.len());
+        let mut matched: Vec<Vec<u32>> = Vec::with_capacity(ends.seen.len());
         let mut in_space: Vec<Vec<(u32, u32)>> = vec![Vec::new(); ends.spaces.len()];
-        for (number, (kind, at)) in (0_u32..).zip(&ends.ends) {
+        for (number, (kind, at)) in (0_u32..).zip(&ends.seen) {
             let mut own = blocks.patterns[*at as usize].clone();
             match kind {
                 Kind::Pod { space, labels, .. } => {
@@ -534,7 +538,7 @@ impl<'a> Compiler<'a> {
         }
         let mut namespaces = SpaceIndex::new(self.objects, ends);
         let mut selected = Memo::new(&self.selectors, &ends.labels);
-        let mut about: Vec<[Vec<u32>; 2]> = vec![[Vec::new(), Vec::new()]; ends.ends.len()];
+        let mut about: Vec<[Vec<u32>; 2]> = vec![[Vec::new(), Vec::new()]; ends.seen.len()];
         let mut subjects: Vec<Vec<usize>> = vec![Vec::new(); patterns.len()];
         for (number, (pattern, _)) in self.subjects.iter().enumerate() {
             subjects[*pattern as usize].push(number);
@@ -548,8 +552,7 @@ impl<'a> Compiler<'a> {
                     if selected.matches(*selector, *labels) {
                         matched[*end as usize].push(number);
                         for subject in &subjects[number as usize] {
-                            for (direction, policy) in
-                                self.subjects[*subject].1.iter().enumerate()
+                            for (direction, policy) in self.subjects[*subject].1.iter().enumerate()
                             {
                                 about[*end as usize][direction].extend(policy);
                             }
@@ -561,7 +564,7 @@ impl<'a> Compiler<'a> {
         let mut groups: FxIndexSet<Vec<u32>> = FxIndexSet::default();
         let mut classes = FxIndexSet::default();
         let mut of_end = Vec::with_capacity(matched.len());
-        for ((patterns, mut about), (kind, _)) in matched.into_iter().zip(about).zip(&ends.ends) {
+        for ((patterns, mut about), (kind, _)) in matched.into_iter().zip(about).zip(&ends.seen) {
             let mut patterns = patterns;
             patterns.sort_unstable();
             let (ports, subject) = match kind {
@@ -791,7 +794,7 @@ impl Line<'_, '_> {
 /// What ends look like to policies, each property by number.
 #[derive(Default)]
 struct Ends<'a> {
-    ends: FxIndexSet<(Kind, u32)>,
+    seen: FxIndexSet<(Kind, u32)>,
     spaces: FxIndexSet<Namespace>,
     labels: FxIndexSet<Labels>,
     ports: FxIndexSet<Vec<(&'a str, Protocol, u16)>>,
@@ -938,17 +941,22 @@ struct Blocks {
 impl Blocks {
     fn new(patterns: &FxIndexSet<Pattern>) -> Self {
         let mut cuts = [vec![0_u128], vec![0_u128]];
-        let blocks = (0_u32..).zip(patterns).filter_map(|(number, pattern)| match pattern {
-            Pattern::Block(cidr, except) => Some((number, cidr, except)),
-            Pattern::Pods(..) | Pattern::Nodes(_) => None,
-        });
+        let blocks = (0_u32..)
+            .zip(patterns)
+            .filter_map(|(number, pattern)| match pattern {
+                Pattern::Block(cidr, except) => Some((number, cidr, except)),
+                Pattern::Pods(..) | Pattern::Nodes(_) => None,
+            });
         let blocks: Vec<_> = blocks.collect();
         for (_, cidr, except) in &blocks {
             for net in std::iter::once(*cidr).chain(*except) {
                 let (first, last) = bounds(net);
                 let cuts = &mut cuts[family_index(&net.addr())];
                 cuts.push(first);
-                cuts.extend(last.checked_add(1).filter(|next| *next <= most(&net.addr())));
+                cuts.extend(
+                    last.checked_add(1)
+                        .filter(|next| *next <= most(&net.addr())),
+                );
             }
         }
         let mut sets: FxIndexSet<Vec<u32>> = FxIndexSet::default();
@@ -989,20 +997,16 @@ impl Blocks {
     /// Returns the number of the patterns that an address is in.
     fn at(&self, ip: IpAddr) -> u32 {
         let pieces = &self.pieces[family_index(&ip)];
-        let value = value(ip);
+        let value = to_bits(ip);
         let after = pieces.partition_point(|(first, _)| *first <= value);
         pieces[after - 1].1
     }
 
     /// Returns the ranges of addresses of a family: first, last, the number of the patterns they are in.
     fn ranges(&self, family: Family) -> Vec<(IpAddr, IpAddr, u32)> {
-        let (index, most, ip): (usize, u128, fn(u128) -> IpAddr) = match family {
-            Family::V4 => (0, u32::MAX.into(), |value| {
-                let value = u32::try_from(value).unwrap_or(u32::MAX);
-                Ipv4Addr::from_bits(value).into()
-            }),
-            Family::V6 => (1, u128::MAX, |value| Ipv6Addr::from_bits(value).into()),
-        };
+        let zero = family.unspecified();
+        let (index, most) = (family_index(&zero), most(&zero));
+        let ip = |bits| from_bits(family, bits).unwrap_or(zero);
         let pieces = &self.pieces[index];
         let mut ranges: Vec<(u128, u128, u32)> = Vec::with_capacity(pieces.len());
         for (number, (first, set)) in pieces.iter().enumerate() {
@@ -1020,14 +1024,7 @@ impl Blocks {
 }
 
 fn bounds(net: &IpNet) -> (u128, u128) {
-    (value(net.network()), value(net.broadcast()))
-}
-
-fn value(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => ip.to_bits().into(),
-        IpAddr::V6(ip) => ip.to_bits(),
-    }
+    (to_bits(net.network()), to_bits(net.broadcast()))
 }
 
 fn most(ip: &IpAddr) -> u128 {

@@ -1,15 +1,13 @@
 //! One connection, explained: which policies were asked, which rule decided, and what was nearly enough.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use super::meaning::{
     Direction, Exemption, Party, Policies, Who, about, block_contains, cluster_rule_speaks_of,
     cluster_rules, effect, peer_matches, rule_ports, rules,
 };
 use super::ports::Flow;
-use crate::api::{
-    ClusterAction, ClusterPolicy, NetworkPolicy, PolicyPeer, PolicyRule, Tier,
-};
+use crate::api::{ClusterAction, ClusterPolicy, NetworkPolicy, PolicyPeer, PolicyRule, Tier};
 use crate::base::label::Requirement;
 use crate::base::{Namespace, OriginId};
 
@@ -163,7 +161,7 @@ impl fmt::Display for Had<'_> {
     }
 }
 
-impl Policies<'_> {
+impl Policies {
     /// Decides about one new connection.
     pub fn verdict(&self, source: &Party<'_>, destination: &Party<'_>, flow: Flow) -> Verdict<'_> {
         Verdict {
@@ -203,15 +201,18 @@ impl Policies<'_> {
             },
             flow,
         };
-        if let Some(outcome) = ends.ask(about(&self.admin, pod, labels), &mut side.asked) {
+        if let Some(outcome) = ends.ask(about(self.tier(Tier::Admin), pod, labels), &mut side.asked)
+        {
             side.outcome = outcome;
             return side;
         }
         side.isolating = self.isolating(direction, pod);
         if !side.isolating.is_empty() {
             side.outcome = ends.network(&side.isolating);
-        } else if let Some(outcome) = ends.ask(about(&self.baseline, pod, labels), &mut side.asked)
-        {
+        } else if let Some(outcome) = ends.ask(
+            about(self.tier(Tier::Baseline), pod, labels),
+            &mut side.asked,
+        ) {
             side.outcome = outcome;
         }
         side
@@ -290,7 +291,11 @@ impl Ends<'_> {
                 ports.to_string()
             }));
         }
-        let origin = if lacks.is_empty() { rule.origin } else { origin };
+        let origin = if lacks.is_empty() {
+            rule.origin
+        } else {
+            origin
+        };
         (origin, lacks)
     }
 
@@ -302,7 +307,7 @@ impl Ends<'_> {
                     let mut text = block.cidr.to_string();
                     for (n, hole) in block.except.iter().enumerate() {
                         let word = if n == 0 { " without" } else { "," };
-                        text.push_str(&format!("{word} {hole}"));
+                        write!(text, "{word} {hole}").expect("writing to a string");
                     }
                     lacks.push(Lack::Block(text));
                 }
@@ -324,7 +329,9 @@ impl Ends<'_> {
                         }
                         None => {}
                     }
-                    let failed = pods.iter().flat_map(|selector| selector.failed(&pod.labels));
+                    let failed = pods
+                        .iter()
+                        .flat_map(|selector| selector.failed(&pod.labels));
                     lacks.extend(failed.map(Lack::PodLabel));
                 } else {
                     lacks.push(Lack::Pod);
@@ -338,13 +345,5 @@ impl Ends<'_> {
             "what is missing says whether something is"
         );
         (origin, lacks)
-    }
-}
-
-/// Names a tier as people write it.
-pub const fn tier_name(policy: &ClusterPolicy) -> &'static str {
-    match policy.tier {
-        Tier::Admin => "Admin",
-        Tier::Baseline => "Baseline",
     }
 }

@@ -12,7 +12,7 @@ use podwire_models::base::Protocol;
 use super::super::reader::{Maybe, Reader, integer, items, text, texts};
 use super::super::tree::Node;
 use super::Meta;
-use crate::problem::ProblemCode;
+use crate::problem::{ProblemCode, Severity};
 
 pub(super) fn read(
     reader: &mut Reader<'_>,
@@ -86,17 +86,15 @@ fn priority(reader: &mut Reader<'_>, spec: Maybe<'_>) -> u16 {
         return 0;
     };
     let number = integer(Some(node)).and_then(|number| u16::try_from(number).ok());
-    number
-        .filter(|number| *number <= 1000)
-        .unwrap_or_else(|| {
-            reader.note(
-                ProblemCode::ManBadValue,
-                node,
-                "`priority` is outside its range",
-                "must be between 0 and 1000",
-            );
-            0
-        })
+    number.filter(|number| *number <= 1000).unwrap_or_else(|| {
+        reader.note(
+            ProblemCode::ManBadValue,
+            node,
+            "`priority` is outside its range",
+            "must be between 0 and 1000",
+        );
+        0
+    })
 }
 
 /// There is one baseline policy, and its name is `default`.
@@ -129,9 +127,10 @@ fn pods(reader: &mut Reader<'_>, node: &Arc<Node>) -> Option<PodSet> {
                         format!("`{field}` is missing"),
                         "needs both selectors",
                     );
-                    problem
-                        .help
-                        .push(format!("`{field}: {{}}` selects everything"));
+                    // Clients written in Go fill it in, so that the API server never misses it.
+                    problem.severity = Severity::Warning;
+                    problem.notes = vec!["taken as `{}`, which selects everything".to_owned()];
+                    problem.help.push(format!("write `{field}: {{}}`"));
                 }
             }
             Some(PodSet {
@@ -164,7 +163,10 @@ fn rules(reader: &mut Reader<'_>, list: Maybe<'_>, kind: Kind, side: &str) -> Ve
         Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => ("Allow", "ports", 100),
         Kind::ClusterNetworkPolicy => ("Accept", "protocols", 25),
     };
-    let mut words = vec![(accept, ClusterAction::Accept), ("Deny", ClusterAction::Deny)];
+    let mut words = vec![
+        (accept, ClusterAction::Accept),
+        ("Deny", ClusterAction::Deny),
+    ];
     if kind != Kind::BaselineAdminNetworkPolicy {
         words.push(("Pass", ClusterAction::Pass));
     }
@@ -223,7 +225,9 @@ fn peer(reader: &mut Reader<'_>, node: &Arc<Node>, side: &str) -> ClusterPeer {
         return ClusterPeer::Unknown;
     }
     match first {
-        Some(&"nodes") => ClusterPeer::Nodes(reader.selector(node.get("nodes")).unwrap_or_default()),
+        Some(&"nodes") => {
+            ClusterPeer::Nodes(reader.selector(node.get("nodes")).unwrap_or_default())
+        }
         Some(&"networks") => {
             let list = items(node.get("networks"));
             let read = |item| reader.cidr(Some(item), "one of `networks`");

@@ -7,9 +7,13 @@ use podwire_models::api::{EndpointSlice, Objects, Pod, Service};
 use podwire_models::base::{Dice, Family, Namespace, OriginId, Protocol};
 use podwire_models::cluster::install::{InstallError, Machines, Site, program_rules};
 use podwire_models::cluster::settle::{self, Allocators, Shortfall};
+use podwire_models::control::cni::Cni;
 use podwire_models::control::dns::records::Zone;
 use podwire_models::control::endpoints;
+use podwire_models::control::policy::Policies;
+use podwire_models::control::policy::agent::NodeAgent;
 use podwire_models::control::proxy::{Flags, NodeView, ServiceView, Version, cleanup, iptables};
+use podwire_models::kernel::netfilter::agent::Agent;
 use podwire_models::wire::{Code, L4};
 
 use crate::program::Program;
@@ -51,6 +55,8 @@ pub struct Lab {
     pub zone: Arc<Zone>,
     /// What kube-proxy wrote its rules from the last time, by family.
     programmed: Vec<ServiceView>,
+    /// Whether agents on the nodes know of policies.
+    pub policed: bool,
 }
 
 impl Lab {
@@ -70,6 +76,7 @@ impl Lab {
             &mut shortfalls,
             &[],
         );
+        let policed = program_agents(&mut machines, &objects, plan.site.cni, false);
         Self {
             plan,
             objects,
@@ -79,7 +86,13 @@ impl Lab {
             shortfalls,
             zone: Arc::new(zone),
             programmed,
+            policed,
         }
+    }
+
+    /// Tells the agents on all nodes which policies there are, and who has which address and labels.
+    pub fn enforce(&mut self, machines: &mut Machines) {
+        self.policed = program_agents(machines, &self.objects, self.plan.site.cni, self.policed);
     }
 
     /// Returns the names of all places, for traces.
@@ -274,6 +287,29 @@ fn zone(objects: &Objects, slices: &[EndpointSlice], site: &Site) -> Zone {
 }
 
 /// Lets every node's kube-proxy write its rules and forget stale connections; returns what the rules were made from.
+/// Gives every node its policy agent, if there are policies. `before` tells whether there were any.
+fn program_agents(machines: &mut Machines, objects: &Objects, cni: Cni, before: bool) -> bool {
+    let wanted = !objects.network_policies.is_empty() || !objects.cluster_policies.is_empty();
+    if !wanted && !before {
+        return false;
+    }
+    let policies = wanted.then(|| Arc::new(Policies::new(Arc::new(objects.clone()))));
+    for (name, machine) in &machines.nodes {
+        let agent = policies.as_ref().map(|policies| {
+            let agent: Arc<dyn Agent> = Arc::new(NodeAgent {
+                policies: Arc::clone(policies),
+                enforcer: cni.enforcer(),
+                node: name.clone(),
+            });
+            agent
+        });
+        if let Some(netns) = machines.cluster.netns_mut(machine.netns) {
+            netns.set_agent(agent);
+        }
+    }
+    wanted
+}
+
 fn program_nodes(
     machines: &mut Machines,
     objects: &Objects,

@@ -131,6 +131,8 @@ pub struct Attached {
     pub host_dev: Arc<str>,
     /// The chain on the node that forwards its host ports, if it has any.
     pub forwarded: Option<Arc<str>>,
+    /// Addresses that other nodes have routes of their own to.
+    pub announced: Vec<IpNet>,
 }
 
 /// A change that a machine refused.
@@ -385,13 +387,37 @@ impl Machines {
                 .plug((machine.netns, host), (netns, inside), WireKind::Veth, lane);
         }
         let forwarded = self.forward_ports(&machine, &pod_net, pod, site, &attachment, errors);
+        let announced = self.announce(&machine, &pod_net, site, errors);
         let attached = Attached {
             forwarded,
+            announced,
             netns,
             node: name,
             host_dev: attachment.host_dev,
         };
         self.pods.insert(pod.key.clone(), attached);
+    }
+
+    /// Tells the other nodes where a pod is whose addresses are not in its node's ranges.
+    fn announce(
+        &mut self,
+        machine: &Machine,
+        pod: &PodNet,
+        site: &Site,
+        errors: &mut Vec<InstallError>,
+    ) -> Vec<IpNet> {
+        let mut announced = Vec::new();
+        let others: Vec<Machine> = self.nodes.values().cloned().collect();
+        for ip in &pod.ips {
+            for other in others.iter().filter(|other| other.netns != machine.netns) {
+                if let Some(route) = site.cni.announce(&other.net, &machine.net, *ip) {
+                    announced.push(route.dst);
+                    self.apply(other.netns, &[Change::AddRoute(route)], pod.origin, errors);
+                }
+            }
+        }
+        announced.dedup();
+        announced
     }
 
     /// Forwards a pod's host ports on its node (`portmap`, last in the chain of plugins); returns the pod's chain.
@@ -442,6 +468,19 @@ impl Machines {
             return;
         };
         self.cluster.remove_netns(attached.netns);
+        for dst in &attached.announced {
+            let others = self
+                .nodes
+                .iter()
+                .filter(|(name, _)| **name != attached.node);
+            for (_, other) in others {
+                if let Some(node) = self.cluster.netns_mut(other.netns) {
+                    let (dst, metric) = (*dst, 0);
+                    node.apply(&Change::DeleteRoute { dst, metric })
+                        .expect("the route was made when the pod was");
+                }
+            }
+        }
         if let Some(machine) = self.nodes.get(&attached.node)
             && let Some(node) = self.cluster.netns_mut(machine.netns)
         {

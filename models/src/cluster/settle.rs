@@ -325,11 +325,23 @@ fn settle_pods(
         allocators.pools.insert(name.clone(), pools);
     }
     for pod in objects.pods.values() {
-        if let (Some(node), false) = (&pod.node_name, pod.spec.host_network) {
-            for pool in allocators.pools.get_mut(node).into_iter().flatten() {
-                for ip in &pod.pod_ips {
-                    pool.occupy(*ip, &pod.key.to_string());
-                }
+        if pod.spec.host_network || pod.ended() {
+            continue;
+        }
+        for ip in &pod.pod_ips {
+            // Some plugins lend addresses of one node to pods of another.
+            let holds = |node: &Node| node.pod_cidrs.iter().any(|range| range.contains(ip));
+            let own = pod
+                .node_name
+                .as_ref()
+                .and_then(|name| objects.nodes.get(name));
+            let lender = own
+                .filter(|node| holds(node))
+                .or_else(|| objects.nodes.values().find(|node| holds(node)));
+            let name = lender.map(|node| &node.name);
+            let pools = name.and_then(|name| allocators.pools.get_mut(name));
+            for pool in pools.into_iter().flatten() {
+                pool.occupy(*ip, &pod.key.to_string());
             }
         }
     }

@@ -65,6 +65,21 @@ codes! {
     NfReject "NF_REJECT": "a packet filter rule refused the packet and told the sender",
         why "a rule of the node with target REJECT matched",
         fix "look at the rule named as the decider";
+    NpIngressDefaultDeny "NP_INGRESS_DEFAULT_DENY": "network policies isolate the destination for ingress, and none of their rules allows this",
+        why "the client's labels, its namespace, its address or the port match no rule of the policies that select the pod",
+        fix "add a rule that allows the client, or correct the selector that was meant to: `podwire reach --explain` names the nearest rule";
+    NpEgressDefaultDeny "NP_EGRESS_DEFAULT_DENY": "network policies isolate the source for egress, and none of their rules allows this",
+        why "the destination or the port match no rule of the policies that select the pod; for names, port 53 of the DNS pods is often forgotten",
+        fix "add a rule that allows the destination, and one for DNS: `podwire reach --explain` names the nearest rule";
+    CnpIngressDeny "CNP_INGRESS_DENY": "a cluster policy denies ingress to the destination",
+        why "a rule of an AdminNetworkPolicy, BaselineAdminNetworkPolicy or ClusterNetworkPolicy with the action Deny came first",
+        fix "put a rule that accepts or passes this traffic before it, in the same policy or in one with a lower priority number";
+    CnpEgressDeny "CNP_EGRESS_DENY": "a cluster policy denies egress from the source",
+        why "a rule of an AdminNetworkPolicy, BaselineAdminNetworkPolicy or ClusterNetworkPolicy with the action Deny came first",
+        fix "put a rule that accepts or passes this traffic before it, in the same policy or in one with a lower priority number";
+    NpNotEnforced "NP_NOT_ENFORCED": "a policy would drop the packet, but the network plugin enforces no policies",
+        why "flannel and the bridge plugin program no policies: the API server stores them, and nobody reads them",
+        fix "run a plugin or an agent that enforces policies (kindnet, Calico, Cilium, kube-network-policies), or do not rely on policies";
     NfPolicyDrop "NF_POLICY_DROP": "no rule decided and the default verdict of the chain is DROP",
         why "the FORWARD or INPUT chain of the node has policy DROP (Docker sets FORWARD so) and nothing accepts this packet",
         fix "accept the pod network in that chain, or set its policy to ACCEPT";

@@ -387,6 +387,13 @@ pub enum Action {
         /// Target with its options, `DNAT --to-destination 10.244.1.5:80`.
         target: String,
     },
+    /// A policy lets the packet pass.
+    Admitted,
+    /// A policy would drop the packet, and nobody enforces it.
+    NotEnforced {
+        /// What that is called.
+        code: Code,
+    },
     /// Connection tracking classified the packet.
     Tracked {
         /// `NEW`, `ESTABLISHED`, `RELATED`, `INVALID`, `UNTRACKED`.
@@ -562,6 +569,8 @@ impl Action {
             | Self::RoutedLocal
             | Self::Examined { .. }
             | Self::Matched { .. }
+            | Self::Admitted
+            | Self::NotEnforced { .. }
             | Self::Tracked { .. }
             | Self::Translated { .. }
             | Self::Resolving { .. }

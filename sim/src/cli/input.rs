@@ -57,7 +57,7 @@ struct ClusterArgs {
     /// How many nodes to make up if the input has none
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=5000))]
     nodes: u32,
-    /// Network plugin: kindnet, bridge, flannel-vxlan or flannel-host-gw
+    /// Network plugin: kindnet, bridge, flannel-vxlan, flannel-host-gw or calico
     #[arg(long, value_name = "NAME", default_value = "kindnet", value_parser = cni)]
     profile: Cni,
     /// Seed of everything that is left to chance

@@ -49,6 +49,10 @@ pub const ENDPOINT_SYNC: Duration = Duration::from_millis(50);
 /// From changed slices or Services to changed rules: watch, and one synchronisation of kube-proxy that was idle.
 pub const PROXY_SYNC: Duration = Duration::from_millis(100);
 
+/// From a changed policy, pod or namespace to agents that judge by it: watch and work queue (Felix reacts within tens
+/// of milliseconds, kube-network-policies looks its objects up when a packet comes).
+pub const POLICY_SYNC: Duration = Duration::from_millis(50);
+
 /// From a node's last lease to its pods no longer being ready: `--node-monitor-grace-period`, 50 s since 1.32.
 pub const fn node_grace(version: Version) -> Duration {
     match version {

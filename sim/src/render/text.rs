@@ -96,6 +96,7 @@ pub fn needed(record: &Record) -> Detail {
         | Action::App { .. }
         | Action::FaultBegan { .. }
         | Action::FaultEnded { .. }
+        | Action::NotEnforced { .. }
         | Action::Note { .. }
         | Action::Output { .. } => Detail::Minimal,
         Action::Changed { .. } if record.place.netns.is_none() => Detail::Minimal,
@@ -114,6 +115,7 @@ pub fn needed(record: &Record) -> Detail {
         | Action::State { .. } => Detail::Detailed,
         Action::Changed { .. }
         | Action::Sent
+        | Action::Admitted
         | Action::Routed { .. }
         | Action::Translated { .. }
         | Action::Switched { .. }
@@ -298,8 +300,10 @@ fn mood(action: &Action) -> Mood {
         | Action::Rejected { .. }
         | Action::Failed { .. }
         | Action::ProbeEnded { .. }
+        | Action::NotEnforced { .. }
         | Action::FaultBegan { .. } => Mood::Bad,
         Action::Translated { .. }
+        | Action::Admitted
         | Action::Encapsulated { .. }
         | Action::Decapsulated { .. }
         | Action::Changed { .. }

@@ -99,6 +99,11 @@ pub fn say(step: &Step) -> Words {
             };
             ("fault", format!("{fault} ends: it touched {packets}"))
         }
+        Action::Admitted => ("admit", "a policy allows it".to_owned()),
+        Action::NotEnforced { code } => (
+            "IGNORE",
+            format!("a policy would drop this, and nobody enforces it ({code})"),
+        ),
         Action::Note { text } => ("note", text.clone()),
         Action::Output { command, text } => (
             "output",

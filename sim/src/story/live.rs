@@ -14,7 +14,9 @@ use podwire_models::wire::Action;
 
 use super::run::{Run, Task};
 use super::writes::Change;
-use crate::controllers::{CONTROLLER_SYNC, ENDPOINT_SYNC, POD_START, POD_STOP, PROXY_SYNC};
+use crate::controllers::{
+    CONTROLLER_SYNC, ENDPOINT_SYNC, POD_START, POD_STOP, POLICY_SYNC, PROXY_SYNC,
+};
 use crate::program::Program;
 
 /// Names a workload.
@@ -70,6 +72,7 @@ impl Run<'_> {
             | Object::ClusterPolicy(_)
             | Object::Ingress(_) => {
                 self.lab.objects.insert(object);
+                self.plan_policies();
             }
         }
     }
@@ -174,6 +177,7 @@ impl Run<'_> {
             }
             Kind::Node | Kind::NetworkPolicy | Kind::ClusterPolicy(_) | Kind::Ingress => {
                 self.lab.objects.remove(object);
+                self.plan_policies();
             }
         }
     }
@@ -312,6 +316,16 @@ impl Run<'_> {
     /// The `EndpointSlice` controller looks at pods and Services.
     pub(super) fn plan_slices(&mut self) {
         self.plan_once(ENDPOINT_SYNC, Task::Slices);
+        self.plan_policies();
+    }
+
+    /// Agents hear of policies, and of the pods and namespaces that policies look at.
+    fn plan_policies(&mut self) {
+        let objects = &self.lab.objects;
+        let any = !objects.network_policies.is_empty() || !objects.cluster_policies.is_empty();
+        if any || self.lab.policed {
+            self.plan_once(POLICY_SYNC, Task::Policies);
+        }
     }
 
     /// A Service has changed: kube-proxy watches Services themselves, besides their slices.

@@ -124,6 +124,8 @@ pub(super) enum Task {
     Slices,
     /// kube-proxy writes its rules.
     Rules,
+    /// Policy agents hear of policies, pods and namespaces.
+    Policies,
 }
 
 /// A command that sends packets.
@@ -257,6 +259,11 @@ impl Run<'_> {
             Task::Rules => {
                 self.lab.program(&mut self.simulation.machines);
                 let what = "kube-proxy on every node has written its rules".to_owned();
+                self.note(Action::Changed { what });
+            }
+            Task::Policies => {
+                self.lab.enforce(&mut self.simulation.machines);
+                let what = "policy agents on every node know the policies".to_owned();
                 self.note(Action::Changed { what });
             }
         }

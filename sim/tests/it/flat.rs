@@ -69,6 +69,11 @@ fn flannel_host_gw_is_flat() {
 }
 
 #[test]
+fn calico_is_flat() {
+    all_pairs(Cni::Calico);
+}
+
+#[test]
 fn a_missing_route_is_named() {
     for cni in Cni::ALL {
         let mut lab = lab(cni, 3, 2);

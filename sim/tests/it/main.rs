@@ -27,6 +27,7 @@ mod dependencies;
 mod oracle_cni;
 mod policy_case;
 mod oracle_policy;
+mod policy_walk;
 
 /// Returns a file of the collection of oracle and real data, if it is there: next to `PODWIRE_ORACLE`, else next to
 /// the workspace. Where it is missing the test that wanted it says so and passes, unless `PODWIRE_REQUIRE_ALL` is set.

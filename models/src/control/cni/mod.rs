@@ -1,8 +1,9 @@
 //! CNI plugins: what each leaves on a node and in a pod, as lists of [`Change`]s. [`Cni`] and the only match over it.
 //!
-//! Each plugin has a file with the same functions: `node_setup`, `peer`, `attach`, `enforces_policies`, `overhead`.
+//! Each plugin has a file with the same functions: `node_setup`, `peer`, `attach`.
 
 pub mod bridge;
+pub mod calico;
 pub mod flannel;
 pub mod kindnet;
 pub mod plugin;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use super::policy::agent::Enforcer;
 use crate::base::addr::{host_net, nth_addr};
 use crate::base::hash::stable_hash;
 use crate::base::{Family, Mac, OriginId};
@@ -34,15 +36,18 @@ pub enum Cni {
     FlannelVxlan,
     /// Flannel, host-gw back end.
     FlannelHostGw,
+    /// Calico without encapsulation.
+    Calico,
 }
 
 impl Cni {
     /// All plugins.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Kindnet,
         Self::Bridge,
         Self::FlannelVxlan,
         Self::FlannelHostGw,
+        Self::Calico,
     ];
 
     /// Returns the name of its profile.
@@ -52,6 +57,7 @@ impl Cni {
             Self::Bridge => "bridge",
             Self::FlannelVxlan => "flannel-vxlan",
             Self::FlannelHostGw => "flannel-host-gw",
+            Self::Calico => "calico",
         }
     }
 
@@ -61,13 +67,14 @@ impl Cni {
             Self::Kindnet => "kindnet",
             Self::Bridge => "containerd-net",
             Self::FlannelVxlan | Self::FlannelHostGw => "cbr0",
+            Self::Calico => "k8s-pod-network",
         }
     }
 
     /// Returns the device of a node behind which its pods are: the bridge, or the pod's own veth.
     pub fn towards_pod(self, attachment: &Attachment) -> Arc<str> {
         match self {
-            Self::Kindnet => Arc::clone(&attachment.host_dev),
+            Self::Kindnet | Self::Calico => Arc::clone(&attachment.host_dev),
             Self::Bridge | Self::FlannelVxlan | Self::FlannelHostGw => bridge::BRIDGE.into(),
         }
     }
@@ -75,16 +82,25 @@ impl Cni {
     /// Returns what it takes away from the underlay's MTU, in bytes.
     pub const fn overhead(self, underlay: Family) -> u32 {
         match self {
-            Self::Kindnet | Self::Bridge | Self::FlannelHostGw => 0,
+            Self::Kindnet | Self::Bridge | Self::FlannelHostGw | Self::Calico => 0,
             Self::FlannelVxlan => crate::wire::size::vxlan_overhead(underlay),
         }
     }
 
-    /// Returns whether it enforces `NetworkPolicies`.
-    pub const fn enforces_policies(self) -> bool {
+    /// Returns who enforces policies under it.
+    pub const fn enforcer(self) -> Enforcer {
         match self {
-            Self::Kindnet => true,
-            Self::Bridge | Self::FlannelVxlan | Self::FlannelHostGw => false,
+            Self::Kindnet => Enforcer::KubeNetworkPolicies,
+            Self::Calico => Enforcer::Felix,
+            Self::Bridge | Self::FlannelVxlan | Self::FlannelHostGw => Enforcer::Nobody,
+        }
+    }
+
+    /// Returns whether it enforces policies.
+    pub const fn enforces_policies(self) -> bool {
+        match self.enforcer() {
+            Enforcer::KubeNetworkPolicies | Enforcer::Felix => true,
+            Enforcer::Nobody => false,
         }
     }
 
@@ -95,6 +111,7 @@ impl Cni {
             Self::Bridge => bridge::node_setup(node),
             Self::FlannelVxlan => flannel::node_setup_vxlan(node),
             Self::FlannelHostGw => flannel::node_setup_host_gw(node),
+            Self::Calico => calico::node_setup(node),
         }
     }
 
@@ -103,6 +120,15 @@ impl Cni {
         match self {
             Self::Kindnet | Self::Bridge | Self::FlannelHostGw => host_routes(node, peer),
             Self::FlannelVxlan => flannel::peer_vxlan(node, peer),
+            Self::Calico => calico::peer(node, peer),
+        }
+    }
+
+    /// Returns what a node needs to reach one address of a peer's pod, besides [`Self::peer`].
+    pub fn announce(self, node: &NodeNet, peer: &NodeNet, ip: IpAddr) -> Option<NewRoute> {
+        match self {
+            Self::Calico => calico::announce(node, peer, ip),
+            Self::Kindnet | Self::Bridge | Self::FlannelVxlan | Self::FlannelHostGw => None,
         }
     }
 
@@ -110,6 +136,7 @@ impl Cni {
     pub fn attach(self, node: &NodeNet, pod: &PodNet) -> Attachment {
         match self {
             Self::Kindnet => kindnet::attach(node, pod),
+            Self::Calico => calico::attach(node, pod),
             Self::Bridge | Self::FlannelVxlan | Self::FlannelHostGw => bridge::attach(node, pod),
         }
     }
@@ -123,7 +150,9 @@ impl fmt::Display for Cni {
 
 /// A name that is no profile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no profile named `{0}`; there are kindnet, bridge, flannel-vxlan and flannel-host-gw")]
+#[error(
+    "no profile named `{0}`; there are kindnet, bridge, flannel-vxlan, flannel-host-gw and calico"
+)]
 pub struct ParseCniError(pub String);
 
 impl FromStr for Cni {

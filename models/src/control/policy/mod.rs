@@ -1,7 +1,7 @@
 //! Who may talk to whom: what policies mean, for one connection and for all of them.
 //!
 //! Reading order: [`ports`] (sets of ports), [`meaning`] (two ends and a rule), [`verdict`] (one connection,
-//! explained), [`reach`] (all pairs at once, as classes of ends that no policy tells apart).
+//! explained), [`reach`] (all pairs at once, as classes of ends that no policy tells apart), [`agent`] (who enforces it).
 //!
 //! # Fidelity
 //! Where the API leaves a choice, this is what kube-network-policies and most other implementations do:
@@ -19,6 +19,7 @@ pub mod ports;
 pub mod meaning;
 pub mod verdict;
 pub mod reach;
+pub mod agent;
 
 pub use meaning::{Direction, Party, Policies};
 pub use ports::{Connections, Flow, PortSet};

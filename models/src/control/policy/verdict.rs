@@ -178,6 +178,18 @@ impl Policies {
         other: &Party<'_>,
         flow: Flow,
     ) -> Side<'_> {
+        self.side_unless(subject.exempt(other), direction, subject, other, flow)
+    }
+
+    /// Decides at one end, unless the two are exempt.
+    pub(super) fn side_unless(
+        &self,
+        exemption: Option<Exemption>,
+        direction: Direction,
+        subject: &Party<'_>,
+        other: &Party<'_>,
+        flow: Flow,
+    ) -> Side<'_> {
         let mut side = Side {
             direction,
             outcome: Outcome::Open,
@@ -188,7 +200,7 @@ impl Policies {
             side.outcome = Outcome::NoSubject;
             return side;
         };
-        if let Some(exemption) = subject.exempt(other) {
+        if let Some(exemption) = exemption {
             side.outcome = Outcome::Exempt(exemption);
             return side;
         }

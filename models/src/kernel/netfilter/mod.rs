@@ -7,6 +7,7 @@
 //! # Fidelity
 //! Leaves out the `security` table, packet sets (`ipset`) and per-rule byte counters.
 
+pub mod agent;
 pub mod chain;
 pub mod save;
 pub mod recent;
@@ -44,6 +45,7 @@ pub enum NfVerdict {
 pub struct Netfilter {
     v4: Option<Arc<Rules>>,
     v6: Option<Arc<Rules>>,
+    agent: Option<Arc<dyn agent::Agent>>,
     pub(super) live: Live,
 }
 
@@ -374,14 +376,20 @@ impl Netfilter {
     }
 
     fn needs_conntrack(&self) -> bool {
-        [&self.v4, &self.v6]
-            .into_iter()
-            .flatten()
-            .any(|rules| rules.needs_conntrack)
+        let mut rules = [&self.v4, &self.v6].into_iter().flatten();
+        self.agent.is_some() || rules.any(|rules| rules.needs_conntrack)
     }
 }
 
 impl Netns {
+    /// Installs who is asked about packets, in the place of whoever was before.
+    pub fn set_agent(&mut self, agent: Option<Arc<dyn agent::Agent>>) {
+        if agent.is_some() || self.netfilter.is_some() {
+            self.netfilter.get_or_insert_default().agent = agent;
+        }
+        self.start_or_stop_tracking();
+    }
+
     /// Replaces all rules of a family (`iptables-restore`).
     ///
     /// # Errors
@@ -597,7 +605,7 @@ impl Netns {
     pub fn flush_rules(&mut self, family: Family) {
         if let Some(netfilter) = &mut self.netfilter {
             *netfilter.rules_mut(family) = None;
-            if netfilter.v4.is_none() && netfilter.v6.is_none() {
+            if netfilter.v4.is_none() && netfilter.v6.is_none() && netfilter.agent.is_none() {
                 self.netfilter = None;
             }
         }
@@ -615,7 +623,12 @@ impl Netns {
             return NfVerdict::Accept;
         };
         let mut conntrack = self.conntrack.take();
-        let Netfilter { v4, v6, live } = &mut *netfilter;
+        let Netfilter {
+            v4,
+            v6,
+            agent,
+            live,
+        } = &mut *netfilter;
         let rules = match skb.packet.family() {
             Family::V4 => v4,
             Family::V6 => v6,
@@ -625,7 +638,10 @@ impl Netns {
                 ns: self,
                 rules,
                 live,
-                ct: conntrack.as_deref_mut().filter(|_| rules.needs_conntrack),
+                agent: agent.as_deref(),
+                ct: conntrack
+                    .as_deref_mut()
+                    .filter(|_| rules.needs_conntrack || agent.is_some()),
                 hook,
                 skb,
                 states: None,

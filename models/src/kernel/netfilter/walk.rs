@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::agent::{Agent, Ruling};
 use super::chain::{
     AddrType, Chain, ChainPolicy, ConnmarkOp, CtStates, Hook, MarkMask, Match, NatRange, Not,
     PortEnd, PortRange, Probability, RejectWith, Rule, Table, Target,
@@ -26,6 +27,8 @@ pub(super) struct Walk<'w, 'c, D, R> {
     pub rules: &'w Rules,
     /// Lists and counters.
     pub live: &'w mut Live,
+    /// Who else is asked, if anybody.
+    pub agent: Option<&'w dyn Agent>,
     /// Connection tracking, where some rule needs it.
     pub ct: Option<&'w mut Conntrack>,
     /// Where we are.
@@ -103,6 +106,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             }
             Hook::Forward => {
                 self.table(Table::Mangle)?;
+                self.ask()?;
                 self.table(Table::Filter)?;
                 Ok(())
             }
@@ -116,10 +120,42 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             }
             Hook::Postrouting => {
                 self.table(Table::Mangle)?;
+                self.ask()?;
                 self.nat(Manip::Source)?;
                 self.confirm()
             }
         }
+    }
+
+    /// Asks the agent, if it sits here.
+    fn ask(&mut self) -> Result<(), Ending> {
+        let Some(agent) = self.agent.filter(|agent| agent.hook() == self.hook) else {
+            return Ok(());
+        };
+        let place = self.place();
+        let packet = &self.skb.packet;
+        match agent.decide(packet, self.skb.ct_info) {
+            Ruling::Silent => {}
+            Ruling::Pass(reasons) => {
+                for by in reasons {
+                    self.cx
+                        .step(place, || Step::about(packet, Action::Admitted).by(by));
+                }
+            }
+            Ruling::NotEnforced(by) => {
+                let action = Action::NotEnforced {
+                    code: Code::NpNotEnforced,
+                };
+                self.cx.step(place, || Step::about(packet, action).by(by));
+            }
+            Ruling::Drop(code, by) => {
+                return Err(Ending {
+                    verdict: NfVerdict::Drop(code),
+                    by: Some(by),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Records how the packet ended.

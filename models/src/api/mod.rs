@@ -452,6 +452,32 @@ impl Objects {
             .collect()
     }
 
+    /// Takes all objects out, by kind and name.
+    pub fn into_objects(self) -> Vec<Object> {
+        let Self {
+            nodes,
+            namespaces,
+            pods,
+            workloads,
+            services,
+            endpoint_slices,
+            network_policies,
+            cluster_policies,
+            ingresses,
+        } = self;
+        let nodes = nodes.into_values().map(Object::Node);
+        nodes
+            .chain(namespaces.into_values().map(Object::Namespace))
+            .chain(pods.into_values().map(Object::Pod))
+            .chain(workloads.into_values().map(Object::Workload))
+            .chain(services.into_values().map(Object::Service))
+            .chain(endpoint_slices.into_values().map(Object::EndpointSlice))
+            .chain(network_policies.into_values().map(Object::NetworkPolicy))
+            .chain(cluster_policies.into_values().map(Object::ClusterPolicy))
+            .chain(ingresses.into_values().map(Object::Ingress))
+            .collect()
+    }
+
     /// Whether the object is there.
     pub fn contains(&self, object: &ObjectRef) -> bool {
         self.get(object).is_some()

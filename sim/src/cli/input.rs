@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use podwire_models::api::Objects;
+use podwire_models::api::{ObjectRef, Objects};
 use podwire_models::base::addr::{host_net, nth_addr};
 use podwire_models::base::{Family, ObjectKey, ObjectName, OriginId};
 use podwire_models::cluster::install::{OutsideHost, Site};
@@ -41,6 +41,13 @@ pub(super) struct InputArgs {
         help_heading = "Input"
     )]
     filename: Vec<String>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// The options of a cluster.
+#[derive(Debug, Args)]
+pub(super) struct Options {
     #[command(flatten)]
     cluster: ClusterArgs,
     #[command(flatten)]
@@ -240,33 +247,82 @@ pub(super) struct Session {
 impl InputArgs {
     /// Reads the objects and settles the cluster. What is wrong with the input is all said at once.
     pub(super) fn settle(&self) -> Result<Session, Report> {
-        if let Some(scenario) = self.filename.iter().find(|name| {
-            std::path::Path::new(name)
-                .extension()
-                .is_some_and(|ending| ending == "ron")
-        }) {
-            return Err(Report::bad_input(format!(
-                "`{scenario}` is a scenario, which `podwire run` takes; -f takes Kubernetes objects"
-            )));
-        }
-        let (files, mut problems) = load::load(&self.filename);
-        let mut sources = Sources::default();
-        for file in &files {
-            sources.add(Arc::clone(&file.name), Arc::clone(&file.text));
-        }
+        self.options.settle(&self.filename, &Edits::default())
+    }
+}
+
+/// What is done to the objects after they were read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Edits {
+    /// Files whose objects take the place of those of the same name.
+    pub(super) apply: Vec<String>,
+    /// Objects that are taken out.
+    pub(super) delete: Vec<ObjectRef>,
+}
+
+/// What was read from some files.
+struct Input {
+    objects: Objects,
+    not_modelled: Vec<NotModelled>,
+    said: String,
+}
+
+/// Reads objects from files.
+fn read(filenames: &[String], origins: &mut OriginTable) -> Result<Input, Report> {
+    if let Some(scenario) = filenames.iter().find(|name| {
+        std::path::Path::new(name)
+            .extension()
+            .is_some_and(|ending| ending == "ron")
+    }) {
+        return Err(Report::bad_input(format!(
+            "`{scenario}` is a scenario, which `podwire run` takes; -f takes Kubernetes objects"
+        )));
+    }
+    let (files, mut problems) = load::load(filenames);
+    let mut sources = Sources::default();
+    for file in &files {
+        sources.add(Arc::clone(&file.name), Arc::clone(&file.text));
+    }
+    let (manifests, found) = manifest::read(&files, origins);
+    problems.extend(found);
+    let said = problem::render_styled(&problems, &sources);
+    let wrong = |p: &problem::Problem| p.severity == Severity::Error;
+    if problems.iter().any(wrong) {
+        return Err(Report {
+            stderr: said,
+            exit: Exit::BadInput,
+            ..Report::default()
+        });
+    }
+    Ok(Input {
+        objects: manifests.objects.into_iter().collect(),
+        not_modelled: manifests.not_modelled,
+        said,
+    })
+}
+
+impl Options {
+    /// Reads the objects, edits them, and settles the cluster.
+    pub(super) fn settle(&self, filenames: &[String], edits: &Edits) -> Result<Session, Report> {
         let mut origins = OriginTable::default();
-        let (manifests, found) = manifest::read(&files, &mut origins);
-        problems.extend(found);
-        let said = problem::render_styled(&problems, &sources);
-        let wrong = |p: &problem::Problem| p.severity == Severity::Error;
-        if problems.iter().any(wrong) {
-            return Err(Report {
-                stderr: said,
-                exit: Exit::BadInput,
-                ..Report::default()
-            });
+        let Input {
+            mut objects,
+            mut not_modelled,
+            mut said,
+        } = read(filenames, &mut origins)?;
+        if !edits.apply.is_empty() {
+            let more = read(&edits.apply, &mut origins)?;
+            for object in more.objects.into_objects() {
+                objects.insert(object);
+            }
+            not_modelled.extend(more.not_modelled);
+            said.push_str(&more.said);
         }
-        let objects: Objects = manifests.objects.into_iter().collect();
+        for object in &edits.delete {
+            if objects.remove(object).is_none() {
+                return Err(Report::bad_input(format!("--delete: there is no {object}")));
+            }
+        }
         for (node, _) in &self.cluster.node_address {
             let made_up = objects.nodes.is_empty();
             if !made_up && !objects.nodes.contains_key(node) {
@@ -280,7 +336,7 @@ impl InputArgs {
         Ok(Session {
             lab: Lab::build(objects, plan),
             origins,
-            not_modelled: manifests.not_modelled,
+            not_modelled,
             assumptions,
             services,
             seed: self.cluster.seed,

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod bench;
+mod diff;
 mod exec;
 mod explain;
 mod get;
@@ -62,6 +63,7 @@ enum Command {
     Init(init::InitArgs),
     Trace(trace::TraceArgs),
     Reach(reach::ReachArgs),
+    Diff(diff::DiffArgs),
     Get(get::GetArgs),
     Exec(exec::ExecArgs),
     Explain(explain::ExplainArgs),
@@ -188,6 +190,7 @@ pub fn run<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Rep
             Command::Init(args) => init::run(&args),
             Command::Trace(args) => trace::run(&args),
             Command::Reach(args) => reach::run(&args),
+            Command::Diff(args) => diff::run(&args),
             Command::Get(args) => get::run(&args),
             Command::Exec(args) => exec::run(&args),
             Command::Explain(args) => explain::run(&args),

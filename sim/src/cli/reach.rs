@@ -15,7 +15,7 @@ use super::input::{InputArgs, Session};
 use super::table;
 use super::{Done, Exit, Report};
 use crate::reach::end::End;
-use crate::reach::{self, Filter, Peer, Reachability, Row, complete, explain, one_port};
+use crate::reach::{self, Filter, Peer, Reachability, Row, complete, explain, one_port, vacuity};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,6 +23,7 @@ Examples:
   podwire reach -f shop.yaml --to deploy/shop/cart --port 7070
   podwire reach -f shop.yaml --from ns/dev -o csv
   podwire reach -f shop.yaml --explain deploy/shop/frontend svc/shop/cart 7070
+  podwire reach -f shop.yaml --vacuous
   podwire reach -f shop.yaml --explain 203.0.113.10 deploy/shop/frontend 8080
 
 Ends are pod/NS/NAME, deploy/NS/NAME (and other workloads), svc/NS/NAME, ns/NAME, node/NAME or an address.";
@@ -49,6 +50,9 @@ pub(super) struct ReachArgs {
     /// Explain one connection: which policies were asked, which rule decided, and what was nearly enough
     #[arg(long, num_args = 3, value_names = ["FROM", "TO", "PORT"], conflicts_with_all = ["from", "to", "port", "listening"])]
     explain: Option<Vec<String>>,
+    /// Instead, list policies and rules without effect
+    #[arg(long, conflicts_with = "explain")]
+    vacuous: bool,
     /// In which form to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Output,
@@ -90,6 +94,9 @@ pub(super) fn run(args: &ReachArgs) -> Done {
         return explain_one(words, args.output, &session);
     }
     let objects = &session.lab.objects;
+    if args.vacuous {
+        return Ok(vacuous(&session, args.output));
+    }
     let mut filter = Filter {
         port: args.port.map(|(protocol, port)| one_port(protocol, port)),
         listening: args.listening,
@@ -357,6 +364,43 @@ fn markdown(answer: &Reachability) -> String {
         writeln!(text, "| {from} | {to} | {says} |").expect("writing to a string");
     }
     text
+}
+
+/// Lists policies and rules without effect.
+fn vacuous(session: &Session, output: Output) -> Report {
+    let findings = vacuity::find(&session.lab.objects);
+    let stdout = match output {
+        Output::Json => {
+            let rows = findings.iter().map(|finding| {
+                json!({
+                    "code": finding.flaw.name(),
+                    "object": finding.object.to_string(),
+                    "rule": finding.rule,
+                    "says": finding.says,
+                    "origin": session.origins.text(finding.origin),
+                })
+            });
+            pretty(&json!({
+                "schema": "podwire.reach/v1",
+                "vacuous": rows.collect::<Vec<Value>>(),
+                "not_modelled": session.not_modelled_json(),
+                "assumptions": session.assumptions,
+            }))
+        }
+        Output::Table | Output::Csv | Output::Dot | Output::Md if findings.is_empty() => {
+            "every policy and every rule has an effect\n".to_owned()
+        }
+        Output::Table | Output::Csv | Output::Dot | Output::Md => {
+            let line = |finding: &vacuity::Finding| {
+                format!("{}: {finding}\n", session.origins.text(finding.origin))
+            };
+            findings.iter().map(line).collect()
+        }
+    };
+    Report {
+        stderr: session.warnings().to_owned(),
+        ..Report::well(stdout)
+    }
 }
 
 /// A pair of addresses that was looked at.

@@ -1,7 +1,7 @@
 //! Who may talk to whom, as people and programs read it: workloads and ranges of addresses instead of pods.
 //!
 //! Reading order: this file (from objects to rows), [`diff`] (two answers against each other), [`end`] (ends as
-//! people type them), [`explain`] (one connection in words).
+//! people type them), [`explain`] (one connection in words), [`vacuity`] (what is without effect).
 //!
 //! # Fidelity
 //! This is what policies allow, where somebody enforces them; whether a route leads there, and whether something
@@ -22,6 +22,7 @@ use podwire_models::control::policy::{Connections, Flow, PortSet};
 pub mod diff;
 pub mod end;
 pub mod explain;
+pub mod vacuity;
 
 /// Who can be one end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use podwire::cli::{Exit, Report, run};
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "run",
     "test",
     "bench",
     "trace",
+    "reach",
+    "diff",
     "get",
     "exec",
     "explain",

@@ -27,6 +27,8 @@ mod dependencies;
 mod oracle_cni;
 mod policy_case;
 mod oracle_policy;
+#[cfg(feature = "cli")]
+mod policy_cli;
 mod policy_walk;
 mod policy_laws;
 mod policy_naive;

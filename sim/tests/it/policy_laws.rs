@@ -33,7 +33,9 @@ fn read(manifests: &[Value]) -> Objects {
     let text: Vec<String> = manifests.iter().map(Value::to_string).collect();
     let sources = [Source::new("random.yaml", text.join("\n---\n"))];
     let (all, problems) = manifest::read(&sources, &mut OriginTable::default());
-    let wrong = problems.iter().find(|problem| problem.severity == Severity::Error);
+    let wrong = problems
+        .iter()
+        .find(|problem| problem.severity == Severity::Error);
     assert!(wrong.is_none(), "{wrong:?}\n{}", text.join("\n"));
     all.objects.into_iter().collect()
 }
@@ -58,8 +60,14 @@ fn flows() -> Vec<(Flow, Option<(&'static str, u16)>)> {
 
 /// All addresses that can be an end.
 fn ends(objects: &Objects) -> Vec<IpAddr> {
-    let pods = objects.pods.values().flat_map(|pod| pod.pod_ips.iter().copied());
-    let nodes = objects.nodes.values().flat_map(|node| node.internal_ips.iter().copied());
+    let pods = objects
+        .pods
+        .values()
+        .flat_map(|pod| pod.pod_ips.iter().copied());
+    let nodes = objects
+        .nodes
+        .values()
+        .flat_map(|node| node.internal_ips.iter().copied());
     let outside = OUTSIDE.iter().map(|ip| ip.parse().unwrap());
     let mut all: Vec<IpAddr> = pods.chain(nodes).chain(outside).collect();
     all.sort_unstable();
@@ -137,14 +145,20 @@ fn ten_thousand_clusters_mean_what_a_second_implementation_says() {
     for (what, count) in &used {
         println!("{count:>8}  {what}");
     }
-    assert!(denied > asked / 20 && denied < asked / 2, "{denied} of {asked} denied");
+    assert!(
+        denied > asked / 20 && denied < asked / 2,
+        "{denied} of {asked} denied"
+    );
     let rare: Vec<_> = used.iter().filter(|(_, count)| **count < 50).collect();
     assert!(used.len() >= 95, "{} forms of fields", used.len());
     assert!(rare.is_empty(), "hardly ever written: {rare:?}");
 }
 
 /// Random manifests, and the same with one thing done to them.
-fn pairs(seeds: std::ops::Range<u64>, change: impl Fn(&mut Vec<Value>) -> bool) -> Vec<[Vec<Value>; 2]> {
+fn pairs(
+    seeds: std::ops::Range<u64>,
+    change: impl Fn(&mut Vec<Value>) -> bool,
+) -> Vec<[Vec<Value>; 2]> {
     let all = seeds.map(|seed| Generator::new(seed).cluster());
     let changed = all.filter_map(|before| {
         let mut after = before.clone();
@@ -167,9 +181,15 @@ fn reverse(value: &mut Value, field: &str) {
 fn the_order_of_rules_peers_and_ports_of_a_network_policy_does_not_matter() {
     let turn = |manifests: &mut Vec<Value>| {
         let mut any = false;
-        for object in manifests.iter_mut().filter(|o| o["kind"] == "NetworkPolicy") {
+        for object in manifests
+            .iter_mut()
+            .filter(|o| o["kind"] == "NetworkPolicy")
+        {
             any = true;
-            let name = object["metadata"]["name"].as_str().unwrap().replace("np-", "zz-");
+            let name = object["metadata"]["name"]
+                .as_str()
+                .unwrap()
+                .replace("np-", "zz-");
             object["metadata"]["name"] = json!(name);
             for side in ["ingress", "egress"] {
                 for rule in object["spec"][side].as_array_mut().into_iter().flatten() {
@@ -197,12 +217,16 @@ fn the_order_of_rules_peers_and_ports_of_a_network_policy_does_not_matter() {
 #[test]
 fn one_more_rule_of_a_network_policy_takes_nothing_away() {
     let add = |manifests: &mut Vec<Value>| {
-        let mut policies = manifests.iter_mut().filter(|o| o["kind"] == "NetworkPolicy");
+        let mut policies = manifests
+            .iter_mut()
+            .filter(|o| o["kind"] == "NetworkPolicy");
         let Some(policy) = policies.find(|policy| policy["spec"]["ingress"].is_array()) else {
             return false;
         };
         let rules = policy["spec"]["ingress"].as_array_mut().unwrap();
-        rules.push(json!({"from": [{"namespaceSelector": {}}], "ports": [{"port": 53, "endPort": 81}]}));
+        rules.push(
+            json!({"from": [{"namespaceSelector": {}}], "ports": [{"port": 53, "endPort": 81}]}),
+        );
         true
     };
     let all = pairs(30_000..30_400, add);
@@ -293,23 +317,22 @@ fn a_difference_is_the_difference_of_sets() {
             let told = there.changes.iter().any(|change| {
                 let pair = (row.source.clone(), row.destination.clone());
                 let touches = |a: &Peer, b: &Peer| match (a, b) {
-                    (Peer::Outside(a, b), Peer::Outside(c, d)) => {
-                        a <= d && c <= b
-                    }
+                    (Peer::Outside(a, b), Peer::Outside(c, d)) => a <= d && c <= b,
                     _ => a == b,
                 };
                 touches(&change.source, &pair.0) && touches(&change.destination, &pair.1)
             });
             if !told {
                 let pair = (row.source.clone(), row.destination.clone());
-                let outside = |peer: &Peer| {
-                    matches!(peer, Peer::Outside(..))
-                };
+                let outside = |peer: &Peer| matches!(peer, Peer::Outside(..));
                 if !outside(&pair.0) && !outside(&pair.1) {
                     let has_ports = |sets: [Connections; 2]| {
                         sets.map(|set| Protocol::ALL.map(|protocol| set.ports(protocol).clone()))
                     };
-                    assert_eq!(has_ports(look(&before, &pair)), has_ports(look(&after, &pair)));
+                    assert_eq!(
+                        has_ports(look(&before, &pair)),
+                        has_ports(look(&after, &pair))
+                    );
                 }
             }
         }

@@ -78,7 +78,12 @@ impl<'w> World<'w> {
     }
 
     /// Whether a connection may be opened.
-    pub(crate) fn allows(&self, source: &End<'w>, destination: &End<'w>, packet: Packet<'_>) -> bool {
+    pub(crate) fn allows(
+        &self,
+        source: &End<'w>,
+        destination: &End<'w>,
+        packet: Packet<'_>,
+    ) -> bool {
         // "A pod cannot block access to itself."
         if source.ip == destination.ip {
             return true;
@@ -263,7 +268,10 @@ fn selects(selector: &Value, label: impl Fn(&str) -> Option<String>) -> bool {
 /// `policyTypes`, and what is meant where it is left out.
 fn isolates(policy: &Value, side: &str) -> bool {
     let spec = &policy["spec"];
-    match spec["policyTypes"].as_array().filter(|types| !types.is_empty()) {
+    match spec["policyTypes"]
+        .as_array()
+        .filter(|types| !types.is_empty())
+    {
         Some(types) => types
             .iter()
             .any(|one| one.as_str().unwrap().eq_ignore_ascii_case(side)),
@@ -281,7 +289,10 @@ fn in_block(block: &Value, ip: IpAddr) -> bool {
 
 /// The ports that the containers of a pod call by a name.
 fn named<'e>(end: &End<'e>, name: &'e str) -> impl Iterator<Item = (&'e str, u16)> {
-    let containers = end.pod.into_iter().flat_map(|pod| list(&pod["spec"], "containers"));
+    let containers = end
+        .pod
+        .into_iter()
+        .flat_map(|pod| list(&pod["spec"], "containers"));
     containers
         .flat_map(|container| list(container, "ports"))
         .filter(move |port| is(&port["name"], name))

@@ -62,7 +62,10 @@ impl Generator {
         let mut all = Vec::new();
         for n in 0..2 {
             let mut labels = self.labels();
-            labels.insert("kubernetes.io/hostname".to_owned(), json!(format!("node-{n}")));
+            labels.insert(
+                "kubernetes.io/hostname".to_owned(),
+                json!(format!("node-{n}")),
+            );
             all.push(json!({
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": format!("node-{n}"), "labels": labels},
@@ -184,7 +187,10 @@ impl Generator {
 
     fn network_policy(&mut self, n: usize) -> Value {
         let mut spec = Map::new();
-        spec.insert("podSelector".to_owned(), self.selector("np.podSelector", false));
+        spec.insert(
+            "podSelector".to_owned(),
+            self.selector("np.podSelector", false),
+        );
         let types: Option<&[&str]> = match self.rng.random_range(0..4) {
             0 => None,
             1 => Some(&["Ingress"]),
@@ -201,7 +207,10 @@ impl Generator {
                 2 => json!([]),
                 _ => json!(self.several(2, |g| g.np_rule(side))),
             };
-            self.used(format!("np.{side}: {}", rules.as_array().map_or(0, Vec::len)));
+            self.used(format!(
+                "np.{side}: {}",
+                rules.as_array().map_or(0, Vec::len)
+            ));
             spec.insert(side.to_owned(), rules);
         }
         json!({

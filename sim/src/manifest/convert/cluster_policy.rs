@@ -189,9 +189,9 @@ fn rules(reader: &mut Reader<'_>, list: Maybe<'_>, kind: Kind, side: &str) -> Ve
             let label = format!("at most {most} are allowed");
             reader.note(ProblemCode::ManBadValue, node, title, label);
         }
-        let peers = peers.iter().map(|item| peer(reader, item, side)).collect();
-        let ports = node
-            .get(ports_field)
+        let peers: Vec<ClusterPeer> = peers.iter().map(|item| peer(reader, item, side)).collect();
+        let list = node.get(ports_field);
+        let ports: Option<Vec<ClusterPort>> = list
             .map(|ports| items(Some(ports)))
             .filter(|ports| !ports.is_empty())
             .map(|ports| {
@@ -205,6 +205,13 @@ fn rules(reader: &mut Reader<'_>, list: Maybe<'_>, kind: Kind, side: &str) -> Ve
                     })
                     .collect()
             });
+        together(
+            reader,
+            node,
+            action,
+            &peers,
+            ports.as_deref().unwrap_or_default(),
+        );
         rules.push(ClusterRule {
             name: text(node.get("name")).unwrap_or_default(),
             action: action.unwrap_or(ClusterAction::Deny),
@@ -216,12 +223,46 @@ fn rules(reader: &mut Reader<'_>, list: Maybe<'_>, kind: Kind, side: &str) -> Ve
     rules
 }
 
+/// Checks what the parts of a rule must not be beside each other.
+fn together(
+    reader: &mut Reader<'_>,
+    node: &Arc<Node>,
+    action: Option<ClusterAction>,
+    peers: &[ClusterPeer],
+    ports: &[ClusterPort],
+) {
+    let nameless = |peer: &ClusterPeer| match peer {
+        ClusterPeer::Nodes(_) | ClusterPeer::Networks(_) | ClusterPeer::DomainNames(_) => true,
+        ClusterPeer::Pods(_) | ClusterPeer::Unknown => false,
+    };
+    let named = ports
+        .iter()
+        .any(|port| matches!(port, ClusterPort::Named(_)));
+    if named && peers.iter().any(nameless) {
+        let title = "only pods have named ports";
+        let label = "not beside `nodes`, `networks` or `domainNames`";
+        let problem = reader.note(ProblemCode::ManContradiction, node, title, label);
+        problem.help.push("make two rules of it".to_owned());
+    }
+    let domains = |peer: &ClusterPeer| matches!(peer, ClusterPeer::DomainNames(_));
+    if peers.iter().any(domains) && action.is_some_and(|action| action != ClusterAction::Accept) {
+        let title = "`domainNames` can only be allowed";
+        let label = "another action than to allow";
+        reader.note(ProblemCode::ManContradiction, node, title, label);
+    }
+}
+
 fn peer(reader: &mut Reader<'_>, node: &Arc<Node>, side: &str) -> ClusterPeer {
     let fields = ["namespaces", "pods", "nodes", "networks", "domainNames"];
     let mut present = fields.iter().filter(|field| node.get(field).is_some());
     let first = present.next();
     if present.next().is_some() {
         one_of(reader, node, "the kinds of a peer");
+        return ClusterPeer::Unknown;
+    }
+    let inside = matches!(first, None | Some(&("namespaces" | "pods")));
+    if side == "from" && !inside {
+        // The definition has no such field: the check against the schema says so.
         return ClusterPeer::Unknown;
     }
     match first {

@@ -1,13 +1,13 @@
 //! Flows through kube-proxy's rules, as seen on a real kernel: for each recorded flow the simulator must allow what was
 //! seen (result, who answered, which source the server saw), and allow nothing that was seen too seldom to be true.
 //!
-//! Left out of the recordings: health check ports (`http` lines), and many clients of a Service with affinity.
+//! Left out of the recordings: health check ports (`http` lines).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,13 +20,14 @@ use podwire::simulation::{Behaviour, Simulation};
 use podwire::source::{OriginTable, Source};
 use podwire::traffic::{ProbeOutcome, ProbeResult};
 use podwire_models::api::SessionAffinity;
-use podwire_models::base::{ObjectKey, OriginId, Ratio};
+use podwire_models::base::{Dice, ObjectKey, OriginId, Purpose, Ratio, Stream};
 use podwire_models::cluster::install::{OutsideHost, Site};
 use podwire_models::control::cni::Cni;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, Version};
 use podwire_models::kernel::config::{Change, NewRoute, RouteKind};
 use podwire_models::wire::{
-    Data, FlowKey, L4, Message, NetnsId, NoRecorder, Packet, PacketId, Payload, Transport, Udp,
+    Data, FlowKey, L4, Message, NetnsId, NoRecorder, Packet, PacketId, Payload, Tcp, TcpFlags,
+    Transport, Udp,
 };
 use serde_json::Value;
 
@@ -372,54 +373,179 @@ fn flows_end_as_on_a_real_kernel() {
     );
 }
 
-/// Sends a datagram from a port of a pod, lets a moment pass, and returns where the connection leads, as the client's node
-/// tracks it: to an endpoint (`connected`), nowhere (`timeout`), or it was refused.
+/// Sends the first packet of a connection, lets a moment pass, and returns where it leads, as a node tracks it: to whom,
+/// or nothing if the node does not know it.
+fn leads_to<M: Behaviour, D: Dice>(
+    simulation: &mut Simulation<M, D, NoRecorder>,
+    node: NetnsId,
+    from: NetnsId,
+    (src, dst): (SocketAddr, SocketAddr),
+    l4: L4,
+) -> Option<SocketAddr> {
+    let (sport, dport) = (src.port(), dst.port());
+    let ten_bytes = Payload::Data(Data {
+        len: 10,
+        message: Message::Opaque,
+    });
+    let (transport, payload) = match l4 {
+        L4::Tcp => {
+            let syn = Tcp {
+                sport,
+                dport,
+                flags: TcpFlags::SYN,
+                seq: 1,
+                ack: 0,
+                window: 64_240,
+                mss: Some(1460),
+            };
+            (Transport::Tcp(syn), Payload::Empty)
+        }
+        L4::Udp => (Transport::Udp(Udp { sport, dport }), ten_bytes),
+        L4::Icmp | L4::Sctp => panic!("no flow of {l4} was recorded"),
+    };
+    let packet = Packet {
+        id: PacketId(0),
+        flow: FlowKey(u64::from(sport)),
+        src: src.ip(),
+        dst: dst.ip(),
+        ttl: 64,
+        tos: 0,
+        df: true,
+        fragment: None,
+        transport,
+        payload,
+    };
+    // A refusal of an earlier packet is no error of this one.
+    let _ = simulation.act(from, |netns, cx| netns.send(packet, cx));
+    let later = simulation.now() + Duration::from_millis(20);
+    simulation.run_until(later);
+    let machine = simulation.machines.cluster.netns(node).unwrap();
+    let mut entries = machine.conntrack.as_ref().unwrap().iter(simulation.now());
+    let ours = entries.find(|entry| {
+        let o = &entry.original;
+        (o.src, o.sport, o.dst, o.dport) == (src.ip(), sport, dst.ip(), dport)
+    });
+    ours.map(|entry| SocketAddr::new(entry.reply.src, entry.reply.sport))
+}
+
+/// Sends a datagram, and returns where it leads: to an endpoint (`connected`), nowhere (`timeout`), or it was refused.
 fn datagram<M: Behaviour>(
     simulation: &mut Simulation<M, Seeded, NoRecorder>,
     node: NetnsId,
     from: NetnsId,
     ends: (SocketAddr, SocketAddr),
 ) -> (String, String) {
-    let packet = Packet {
-        id: PacketId(0),
-        flow: FlowKey(u64::from(ends.0.port())),
-        src: ends.0.ip(),
-        dst: ends.1.ip(),
-        ttl: 64,
-        tos: 0,
-        df: true,
-        fragment: None,
-        transport: Transport::Udp(Udp {
-            sport: ends.0.port(),
-            dport: ends.1.port(),
-        }),
-        payload: Payload::Data(Data {
-            len: 10,
-            message: Message::Opaque,
-        }),
-    };
-    // A refusal of an earlier datagram is no error of this one.
-    let _ = simulation.act(from, |netns, cx| netns.send(packet, cx));
-    let later = simulation.now() + Duration::from_millis(20);
-    simulation.run_until(later);
-    let table = simulation
-        .machines
-        .cluster
-        .netns(node)
-        .unwrap()
-        .conntrack
-        .as_ref();
-    let now = simulation.now();
-    let mut entries = table.unwrap().iter(now);
-    let ours = entries.find(|entry| {
-        let o = &entry.original;
-        (o.src, o.sport, o.dst, o.dport) == (ends.0.ip(), ends.0.port(), ends.1.ip(), ends.1.port())
-    });
-    match ours.map(|entry| SocketAddr::new(entry.reply.src, entry.reply.sport)) {
+    match leads_to(simulation, node, from, ends, L4::Udp) {
         None => ("refused".into(), String::new()),
         Some(end) if end == ends.1 => ("timeout".into(), String::new()),
         Some(end) => ("connected".into(), end.to_string()),
     }
+}
+
+/// Answers so that the endpoint with a given number is chosen, if there is anything to choose.
+struct Steered {
+    rest: Seeded,
+    /// How many endpoints to pass over.
+    skip: usize,
+    /// Whether there was a choice.
+    asked: bool,
+}
+
+impl Dice for Steered {
+    fn chance(&mut self, stream: Stream, p: Ratio) -> bool {
+        if stream.purpose != Purpose::LoadBalance {
+            return self.rest.chance(stream, p);
+        }
+        self.asked = true;
+        let taken = self.skip == 0;
+        self.skip = self.skip.saturating_sub(1);
+        taken
+    }
+
+    fn pick(&mut self, stream: Stream, n: u64) -> u64 {
+        self.rest.pick(stream, n)
+    }
+}
+
+/// More clients than the kernel remembers for an endpoint. Where a choice was free it is taken as recorded; so a single
+/// client that is remembered or forgotten at the wrong moment makes a difference.
+#[test]
+fn many_clients_are_remembered_and_forgotten_as_on_a_real_kernel() {
+    let Some(root) = crate::handbook("oracle/kube-proxy") else {
+        return;
+    };
+    let mut files: Vec<PathBuf> = fs::read_dir(root)
+        .unwrap()
+        .map(|e| e.unwrap().path().join("flows.many-clients.jsonl"))
+        .filter(|path| path.exists())
+        .collect();
+    files.sort();
+    let (mut connections, mut remembered, mut returned) = (0, 0, 0);
+    for file in &files {
+        let case = file.parent().unwrap();
+        let topology = fs::read_to_string(case.join("topology.json")).unwrap();
+        let (lab, _) = lab(case, &serde_json::from_str(&topology).unwrap());
+        let outside = lab.machines.hosts["outside-a"];
+        let node = lab.machines.nodes["node-a"].netns;
+        let dice = Steered {
+            rest: Seeded::new(1),
+            skip: 0,
+            asked: false,
+        };
+        let mut simulation = lab.start(dice, NoRecorder);
+        let back = NewRoute {
+            kind: RouteKind::Unicast,
+            dst: "172.30.0.0/16".parse().unwrap(),
+            gateway: Some("192.168.50.100".parse().unwrap()),
+            dev: Some("eth0".into()),
+            src: None,
+            metric: 0,
+            scope: podwire_models::kernel::link::Scope::Global,
+            onlink: false,
+            mtu: None,
+            origin: OriginId::NONE,
+        };
+        let cluster = &mut simulation.machines.cluster;
+        let machine = cluster.netns_mut(node).unwrap();
+        machine.apply(&Change::AddRoute(back)).unwrap();
+        let mut port = 20_000;
+        for line in fs::read_to_string(file).unwrap().lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let dst: SocketAddr = text_of(&line, "dst").parse().unwrap();
+            let first: Ipv4Addr = text_of(&line, "first_client_ip").parse().unwrap();
+            let passes = ["pass_1", "pass_2"].map(|pass| {
+                let all = line[pass].as_array().unwrap();
+                let ends = all.iter().map(|end| end.as_str().unwrap().parse().unwrap());
+                ends.collect::<Vec<SocketAddr>>()
+            });
+            // The order of the rules: addresses as text.
+            let mut endpoints: Vec<SocketAddr> = passes[0].clone();
+            endpoints.sort_by_key(ToString::to_string);
+            endpoints.dedup();
+            let mut held = [0, 0];
+            for (pass, ends) in passes.iter().enumerate() {
+                for (client, end) in (u32::from(first)..).zip(ends) {
+                    port += 1;
+                    let src = SocketAddr::new(Ipv4Addr::from(client).into(), port);
+                    let dice = &mut simulation.dice;
+                    dice.skip = endpoints.iter().position(|e| e == end).unwrap();
+                    dice.asked = false;
+                    let found = leads_to(&mut simulation, node, outside, (src, dst), L4::Tcp);
+                    assert_eq!(found, Some(*end), "pass {}, {src} to {dst}", pass + 1);
+                    held[pass] += usize::from(!simulation.dice.asked);
+                    connections += 1;
+                }
+            }
+            let same = passes[0].iter().zip(&passes[1]).filter(|(a, b)| a == b);
+            assert_eq!(held[0], 0, "these clients were new");
+            remembered += held[1];
+            returned += same.count();
+        }
+    }
+    println!("{connections} connections, {remembered} remembered, {returned} to the same endpoint");
+    // Who was forgotten may come to the same endpoint by chance.
+    assert!(remembered <= returned);
+    assert!(files.is_empty() || remembered > 0);
 }
 
 /// Sockets that stay open while endpoints and the Service go and come (`update-live-*`).

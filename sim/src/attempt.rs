@@ -19,7 +19,7 @@ use crate::trace::record::{Record, Trace, TraceRecorder};
 use crate::traffic::icmp::PingSettings;
 use crate::traffic::lookup::{Flavour, LookupSettings};
 use crate::traffic::probe::{Attempt, Host, Probe};
-use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, tcp, udp};
+use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, sctp, tcp, udp};
 
 /// Why an attempt cannot even be made: the request is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,9 +39,6 @@ pub enum AttemptError {
     /// The Service has no port of that name.
     #[error("{0} has no port named `{1}`")]
     NoSuchPort(String, String),
-    /// Not modelled.
-    #[error("{0} is not modelled")]
-    NotModelled(String),
     /// Too many outcomes to list.
     #[error(transparent)]
     TooMany(#[from] TooManyOutcomes),
@@ -159,12 +156,18 @@ impl Lab {
                 };
                 Attempt::Udp(port.ok_or_else(needs_port)?, settings)
             }
+            L4::Sctp => {
+                let settings = sctp::ClientSettings {
+                    timeout: Some(request.timeout),
+                    ..sctp::ClientSettings::default()
+                };
+                Attempt::Sctp(port.ok_or_else(needs_port)?, settings)
+            }
             L4::Icmp => Attempt::Echo(PingSettings {
                 count: 1,
                 timeout: request.timeout,
                 ..PingSettings::default()
             }),
-            L4::Sctp => return Err(AttemptError::NotModelled("an SCTP client".to_owned())),
         };
         Ok(Probe::new(host, attempt))
     }

@@ -21,7 +21,7 @@ use crate::simulation::{Simulation, Witness};
 use crate::source::OriginTable;
 use crate::trace::names::Names;
 use crate::traffic::coredns::NameServer;
-use crate::traffic::{tcp, udp};
+use crate::traffic::{sctp, tcp, udp};
 
 /// How a cluster is to be built.
 #[derive(Clone, Debug, Default)]
@@ -163,7 +163,12 @@ impl Lab {
                         let server = tcp::TcpServer::new(settings);
                         (L4::Tcp, Program::TcpServer(Box::new(server)))
                     }
-                    Protocol::Sctp => continue,
+                    Protocol::Sctp => {
+                        let mut settings = sctp::ServerSettings::new(Arc::clone(&name));
+                        settings.mtu = simulation.mtu_of(netns);
+                        let server = sctp::SctpServer::new(settings);
+                        (L4::Sctp, Program::SctpServer(Box::new(server)))
+                    }
                 };
                 let app = simulation.add_app(netns, &label, program);
                 // The second container that wants a port cannot bind it; settling has reported the conflict.

@@ -10,6 +10,7 @@ use crate::simulation::Behaviour;
 use crate::traffic::coredns::{self, NameServer};
 use crate::traffic::icmp::{Ping, Traceroute};
 use crate::traffic::probe::Probe;
+use crate::traffic::sctp::SctpServer;
 use crate::traffic::tcp::{TcpClient, TcpServer};
 use crate::traffic::udp::{UdpClient, UdpServer};
 use crate::traffic::{AppEvent, Ctx};
@@ -21,6 +22,8 @@ pub enum Program {
     TcpServer(Box<TcpServer>),
     /// Answers datagrams.
     UdpServer(UdpServer),
+    /// Answers requests over SCTP.
+    SctpServer(Box<SctpServer>),
     /// Answers questions about names.
     NameServer(NameServer, Arc<Zone>),
     /// One request over TCP.
@@ -49,6 +52,7 @@ impl Behaviour for Program {
         match self {
             Self::TcpServer(server) => server.handle(event, cx),
             Self::UdpServer(server) => server.handle(event, cx),
+            Self::SctpServer(server) => server.handle(event, cx),
             Self::NameServer(server, zone) => server.handle(event, &Answers(zone), cx),
             Self::TcpClient(client) => client.handle(event, cx),
             Self::UdpClient(client) => client.handle(event, cx),

@@ -227,6 +227,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             .get(app.0 as usize)
             .map(|a| a.netns)
             .ok_or(Errno::EINVAL)?;
+        self.load(netns, l4);
         let space = self
             .machines
             .cluster
@@ -570,6 +571,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         remote: End,
         connected: bool,
     ) -> Result<(End, u32), Errno> {
+        self.load(netns, l4);
         let space = self
             .machines
             .cluster
@@ -602,6 +604,14 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             },
         );
         Ok((local, mtu))
+    }
+
+    /// The first SCTP socket of a machine loads the kernel's module.
+    fn load(&mut self, netns: NetnsId, l4: L4) {
+        let space = self.machines.cluster.netns(netns);
+        if l4 == L4::Sctp && space.is_some_and(|space| !space.sctp) {
+            self.machines.load_sctp(netns);
+        }
     }
 
     fn register(&mut self, app: AppId, netns: NetnsId, l4: L4, local: End, remote: End) {

@@ -348,6 +348,27 @@ impl Machines {
         self.hosts.insert(Arc::clone(&host.name), netns);
     }
 
+    /// Loads the module `sctp` on the machine of a namespace: on the node, and so for all its pods.
+    pub fn load_sctp(&mut self, netns: NetnsId) {
+        let on_it = |m: &&Machine| {
+            let pod_here = |a: &Attached| {
+                a.netns == netns && self.nodes.get(&a.node).is_some_and(|n| n.netns == m.netns)
+            };
+            m.netns == netns || self.pods.values().any(pod_here)
+        };
+        let mut all = vec![netns];
+        if let Some(node) = self.nodes.values().find(on_it).map(|m| m.netns) {
+            all.push(node);
+            let here = |a: &&Attached| self.nodes.get(&a.node).is_some_and(|n| n.netns == node);
+            all.extend(self.pods.values().filter(here).map(|a| a.netns));
+        }
+        for netns in all {
+            if let Some(space) = self.cluster.netns_mut(netns) {
+                space.sctp = true;
+            }
+        }
+    }
+
     /// Makes a pod's namespace and attaches it to its node (CNI ADD). A pod without node or address, or on the
     /// host's network, gets none.
     pub fn attach(&mut self, pod: &Pod, site: &Site, errors: &mut Vec<InstallError>) {
@@ -369,6 +390,10 @@ impl Machines {
         };
         let attachment = site.cni.attach(&machine.net, &pod_net);
         let netns = self.cluster.add_netns(&format!("pod/{}", pod.key));
+        let loaded = self.cluster.netns(machine.netns).is_some_and(|n| n.sctp);
+        if let Some(space) = self.cluster.netns_mut(netns) {
+            space.sctp = loaded;
+        }
         self.apply(machine.netns, &attachment.host, pod.origin, errors);
         self.apply(netns, &attachment.pod, pod.origin, errors);
         let dev = |id: NetnsId, name: &str| {

@@ -37,6 +37,7 @@ impl Netns {
             netfilter: None,
             conntrack: None,
             sockets: Sockets::default(),
+            sctp: false,
             icmp: IcmpState::default(),
         };
         netns.push_device("lo".into(), Mac::ZERO, 65536, DeviceKind::Loopback);

@@ -60,6 +60,8 @@ pub struct Netns {
     pub conntrack: Option<Box<Conntrack>>,
     /// Sockets.
     pub sockets: Sockets,
+    /// Whether the machine has loaded the module `sctp`, as it does when the first such socket is made.
+    pub sctp: bool,
     /// Token buckets that limit ICMP errors, per destination, and cached path MTUs.
     pub icmp: path::IcmpState,
 }

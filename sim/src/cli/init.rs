@@ -180,9 +180,6 @@ impl Draft {
                 continue;
             };
             for port in &service.ports {
-                if port.protocol == Protocol::Sctp {
-                    continue;
-                }
                 let id = format!("{}-{}", service.key.name, port.port);
                 let taken = self
                     .attempts

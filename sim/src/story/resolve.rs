@@ -29,6 +29,7 @@ use crate::scenario::file::{
 use crate::scenario::text::{Mark, Text};
 use crate::source::{OriginTable, Source};
 use crate::tool::Tool;
+use crate::traffic::sctp;
 
 use super::writes::{Change, Written};
 
@@ -535,9 +536,6 @@ impl Resolver<'_> {
     fn listen(&mut self, lab: &Lab) -> Vec<Server> {
         let mut servers = Vec::new();
         for listen in &self.file.listen {
-            if !listen.sctp.is_empty() {
-                self.refuse(Some(listen.pods.mark), "an SCTP server");
-            }
             let service_time = match &listen.service_time {
                 Some(ServiceTime::Fixed(delay)) => delay.0,
                 None => Duration::ZERO,
@@ -701,10 +699,7 @@ impl Resolver<'_> {
             ProbeProtocol::Tcp => L4::Tcp,
             ProbeProtocol::Udp => L4::Udp,
             ProbeProtocol::Icmp => L4::Icmp,
-            ProbeProtocol::Sctp => {
-                self.refuse(Some(probe.id.mark), "an SCTP client");
-                return Vec::new();
-            }
+            ProbeProtocol::Sctp => L4::Sctp,
         };
         for (given, what) in [
             (probe.source_port.is_some(), "a probe's `source_port`"),
@@ -757,6 +752,13 @@ impl Resolver<'_> {
         }
         let payload = probe.payload.as_ref().map(|size| size.0);
         let payload = payload.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        if l4 == L4::Sctp && payload.is_some_and(|bytes| bytes > sctp::MESSAGE_MAX) {
+            let what = format!(
+                "a message over SCTP of more than {} bytes",
+                sctp::MESSAGE_MAX
+            );
+            self.refuse(probe.payload.as_ref().map(|size| size.mark), &what);
+        }
         let attempt = Attempt {
             id: probe.id.to_string(),
             from: (*probe.from).clone(),

@@ -26,7 +26,7 @@ use crate::simulation::{AppId, Simulation};
 use crate::tool::Tool;
 use crate::trace::record::{Trace, TraceRecorder};
 use crate::trace::{Fingerprint, Names};
-use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, tcp, udp};
+use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, sctp, tcp, udp};
 
 /// What came of a story.
 #[derive(Clone, Debug)]
@@ -697,7 +697,8 @@ impl Run<'_> {
         let address = server.pods.address.as_deref().copied();
         let tcp = server.pods.tcp.iter().map(|port| (L4::Tcp, *port));
         let udp = server.pods.udp.iter().map(|port| (L4::Udp, *port));
-        for (l4, port) in tcp.chain(udp) {
+        let sctp = server.pods.sctp.iter().map(|port| (L4::Sctp, *port));
+        for (l4, port) in tcp.chain(udp).chain(sctp) {
             self.serve_port(netns, name, l4, address, port, server.service_time);
         }
     }
@@ -725,7 +726,13 @@ impl Run<'_> {
                 settings.mtu = mtu;
                 Program::UdpServer(udp::UdpServer::new(settings))
             }
-            L4::Sctp | L4::Icmp => return,
+            L4::Sctp => {
+                let mut settings = sctp::ServerSettings::new(Arc::clone(name));
+                settings.service_time = service_time;
+                settings.mtu = mtu;
+                Program::SctpServer(Box::new(sctp::SctpServer::new(settings)))
+            }
+            L4::Icmp => return,
         };
         let app = self
             .simulation

@@ -5,7 +5,7 @@
 //! together with a [`Ctx`], and carries out the [`Action`]s it finds there afterwards. Nothing here knows the
 //! simulation loop, so two machines can be connected by any pipe.
 //!
-//! Reading order: [`tcp`], [`udp`], [`icmp`] (ping, traceroute), [`lookup`] (the stub resolver), [`coredns`] (the
+//! Reading order: [`tcp`], [`udp`], [`sctp`], [`icmp`] (ping, traceroute), [`lookup`] (the stub resolver), [`coredns`] (the
 //! name server), [`probe`] (name or address, then one of the clients).
 //!
 //! Leaves out: application protocols beyond one request line, TLS, congestion control beyond slow start, SACK.
@@ -22,6 +22,7 @@ use serde::Serialize;
 
 pub mod tcp;
 pub mod udp;
+pub mod sctp;
 pub mod icmp;
 pub mod lookup;
 pub mod coredns;
@@ -228,7 +229,7 @@ impl Timer {
 pub enum ProbeResult {
     /// The answer came.
     Connected,
-    /// RST or port unreachable.
+    /// RST, ABORT or port unreachable.
     Refused,
     /// Another ICMP error or a local one.
     Unreachable,
@@ -362,7 +363,7 @@ impl ProbeOutcome {
 /// What a machine found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// An attempt over TCP, UDP or a name and one of them.
+    /// An attempt over TCP, UDP, SCTP or a name and one of them.
     Probe(ProbeOutcome),
     /// A name.
     Lookup(lookup::LookupOutcome),

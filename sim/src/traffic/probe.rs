@@ -1,8 +1,8 @@
-//! One attempt as a user thinks of it: a name or address, then TCP, UDP or an echo.
+//! One attempt as a user thinks of it: a name or address, then TCP, UDP, SCTP or an echo.
 //!
 //! # Fidelity
 //! Addresses are tried one after the other, each only if the one before was refused or unreachable (no Happy
-//! Eyeballs). The time limit of TCP and UDP begins after the lookup.
+//! Eyeballs). The time limit of TCP, UDP and SCTP begins after the lookup.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use podwire_models::base::{Dice, Time};
 
 use super::icmp::{Ping, PingSettings};
 use super::lookup::{Lookup, LookupSettings};
+use super::sctp::SctpClient;
 use super::tcp::TcpClient;
 use super::udp::UdpClient;
-use super::{Action, AppEvent, Ctx, Outcome, ProbeOutcome, ProbeResult, tcp, udp};
+use super::{Action, AppEvent, Ctx, Outcome, ProbeOutcome, ProbeResult, sctp, tcp, udp};
 
 /// Whom to reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub enum Attempt {
     Tcp(u16, tcp::ClientSettings),
     /// Send to a UDP port.
     Udp(u16, udp::ClientSettings),
+    /// Set up an association to an SCTP port.
+    Sctp(u16, sctp::ClientSettings),
     /// Ask for an echo.
     Echo(PingSettings),
 }
@@ -45,6 +48,7 @@ enum Client {
     Lookup(Lookup),
     Tcp(TcpClient),
     Udp(UdpClient),
+    Sctp(SctpClient),
     Ping(Ping),
 }
 
@@ -54,6 +58,7 @@ impl Client {
             Self::Lookup(client) => client.handle(event, cx),
             Self::Tcp(client) => client.handle(event, cx),
             Self::Udp(client) => client.handle(event, cx),
+            Self::Sctp(client) => client.handle(event, cx),
             Self::Ping(client) => client.handle(event, cx),
         }
     }
@@ -63,6 +68,7 @@ impl Client {
             Self::Lookup(client) => client.finished(),
             Self::Tcp(client) => client.finished(),
             Self::Udp(client) => client.finished(),
+            Self::Sctp(client) => client.finished(),
             Self::Ping(client) => client.finished(),
         }
     }
@@ -99,6 +105,7 @@ impl Probe {
         match &mut self.attempt {
             Attempt::Tcp(_, settings) => settings.request_len = bytes,
             Attempt::Udp(_, settings) => settings.request_len = bytes,
+            Attempt::Sctp(_, settings) => settings.request_len = bytes,
             Attempt::Echo(settings) => settings.len = bytes,
         }
         self
@@ -152,6 +159,10 @@ impl Probe {
             Attempt::Udp(port, settings) => {
                 let remote = (address, *port);
                 Client::Udp(UdpClient::with_owner(remote, settings.clone(), self.owner))
+            }
+            Attempt::Sctp(port, settings) => {
+                let remote = (address, *port);
+                Client::Sctp(SctpClient::with_owner(remote, settings.clone(), self.owner))
             }
             Attempt::Echo(settings) => {
                 Client::Ping(Ping::with_owner(address, *settings, self.owner))

@@ -30,10 +30,10 @@ fn sampled(case: &str, row: &Row, of: u64) -> bool {
         "{case} {} {} {} {}",
         row.source, row.destination, row.port, row.protocol
     );
-    // There is no SCTP client, and a name server says nothing to what is no question.
+    // A name server says nothing to what is no question.
     let question =
         row.protocol == Protocol::Udp && row.destination.contains("kube-system/kube-dns");
-    row.protocol != Protocol::Sctp && !question && stable_hash(text.as_bytes()).is_multiple_of(of)
+    !question && stable_hash(text.as_bytes()).is_multiple_of(of)
 }
 
 /// A host outside for each source address that is nobody's in the cluster.
@@ -90,10 +90,10 @@ fn try_all(lab: &Lab, name: &str, rows: &[(&Row, bool)]) -> Vec<String> {
         };
         let request = Request {
             target: target.parse().unwrap(),
-            l4: if row.protocol == Protocol::Udp {
-                L4::Udp
-            } else {
-                L4::Tcp
+            l4: match row.protocol {
+                Protocol::Tcp => L4::Tcp,
+                Protocol::Udp => L4::Udp,
+                Protocol::Sctp => L4::Sctp,
             },
             timeout: Duration::from_secs(1),
         };

@@ -9,7 +9,7 @@ use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
 use crate::base::{Dice, Family, FxIndexMap, Time};
 use crate::wire::{
     Action, Code, Decider, DeciderKind, DevIndex, Fragment, Head, Icmp, IcmpError, Packet, Payload,
-    Quoted, Recorder, Stage, Step, Tcp, TcpFlags, Transport, size,
+    Quoted, Recorder, Sctp, SctpChunk, Stage, Step, Tcp, TcpFlags, Transport, size,
 };
 
 /// How long a learned path MTU is believed (`net.ipv4.route.mtu_expires`).
@@ -258,6 +258,36 @@ impl Netns {
             payload: Payload::Empty,
         };
         self.answer(&skb.packet, answer, of_connection, cx);
+    }
+
+    /// Answers an SCTP packet of no association with one chunk.
+    pub(super) fn send_chunk<D: Dice, R: Recorder>(
+        &mut self,
+        packet: &Packet,
+        sctp: Sctp,
+        chunk: SctpChunk,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        if !self.answerable(packet) {
+            return;
+        }
+        let answer = Packet {
+            id: cx.packet_id(),
+            flow: packet.flow,
+            src: packet.dst,
+            dst: packet.src,
+            ttl: self.sysctls.default_ttl(),
+            tos: 0,
+            df: true,
+            fragment: None,
+            transport: Transport::Sctp(Sctp {
+                sport: sctp.dport,
+                dport: sctp.sport,
+                chunk,
+            }),
+            payload: Payload::Empty,
+        };
+        self.answer(packet, answer, None, cx);
     }
 
     /// An ICMP message for this namespace.

@@ -12,7 +12,7 @@ use super::output::route_code;
 use crate::base::{Dice, Errno, Family};
 use crate::wire::{
     Action, Body, Code, Decider, DeciderKind, DevIndex, FiveTuple, Frame, Icmp, IcmpError, L4,
-    Packet, Payload, Recorder, Stage, Step, Transport,
+    Packet, Payload, Recorder, Sctp, SctpChunk, Stage, Step, Transport,
 };
 
 impl Netns {
@@ -352,10 +352,8 @@ impl Netns {
         }
     }
 
-    /// No socket takes the packet: TCP answers RST, UDP port unreachable, SCTP protocol unreachable.
-    ///
-    /// # Fidelity
-    /// Where the SCTP module is loaded, the kernel answers ABORT instead.
+    /// No socket takes the packet: TCP answers RST, UDP port unreachable. SCTP answers ABORT on a machine that has
+    /// loaded its module, else protocol unreachable.
     fn nobody_listens<D: Dice, R: Recorder>(
         &mut self,
         skb: &Skb,
@@ -383,9 +381,11 @@ impl Netns {
             Transport::Udp(udp) if self.sockets.uses_local(l4, (skb.packet.dst, udp.dport)) => {
                 Code::UnexpectedReply
             }
+            Transport::Sctp(sctp) if self.sctp => {
+                return self.out_of_the_blue(skb, sctp, code, text, cx);
+            }
             Transport::Tcp(_) | Transport::Udp(_) | Transport::Sctp(_) | Transport::Icmp(_) => code,
         };
-        // Nobody here speaks SCTP: the module is loaded on first use only.
         let error = match l4 {
             L4::Sctp => IcmpError::ProtoUnreachable,
             L4::Tcp | L4::Udp | L4::Icmp => IcmpError::PortUnreachable,
@@ -407,6 +407,43 @@ impl Netns {
                 self.icmp_error(&skb, error, cx);
             }
         }
+    }
+
+    /// An SCTP packet of no association (`sctp_sf_ootb`, RFC 9260 §8.4).
+    fn out_of_the_blue<D: Dice, R: Recorder>(
+        &mut self,
+        skb: &Skb,
+        sctp: Sctp,
+        code: Code,
+        text: String,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let (code, chunk, with) = match sctp.chunk {
+            SctpChunk::Abort | SctpChunk::ShutdownComplete | SctpChunk::CookieAck => {
+                let code = Code::NoSocket;
+                self.drop_packet(&skb.packet, skb.in_dev, Stage::Socket, code, None, cx);
+                return;
+            }
+            SctpChunk::ShutdownAck => (
+                Code::NoSocket,
+                SctpChunk::ShutdownComplete,
+                "sctp-shutdown-complete",
+            ),
+            SctpChunk::Init => (code, SctpChunk::Abort, "sctp-abort"),
+            SctpChunk::InitAck => (Code::UnexpectedReply, SctpChunk::Abort, "sctp-abort"),
+            SctpChunk::CookieEcho
+            | SctpChunk::Data
+            | SctpChunk::Sack
+            | SctpChunk::Heartbeat
+            | SctpChunk::HeartbeatAck
+            | SctpChunk::Shutdown => (Code::NoSocket, SctpChunk::Abort, "sctp-abort"),
+        };
+        cx.step(self.place(skb.in_dev, Stage::Socket), || {
+            let by = Decider::new(DeciderKind::Socket, text);
+            let with = with.to_owned();
+            Step::about(&skb.packet, Action::Rejected { code, with }).by(by)
+        });
+        self.send_chunk(&skb.packet, sctp, chunk, cx);
     }
 
     /// A VXLAN packet for one of the tunnel devices (`vxlan_rcv`).

@@ -327,6 +327,7 @@ fn alike(a: &ProbeOutcome, b: &ProbeOutcome) -> bool {
         && a.errno == b.errno
         && a.server == b.server
         && a.backend == b.backend
+        && a.http == b.http
         && a.seen_source.map(|(ip, _)| ip) == b.seen_source.map(|(ip, _)| ip)
 }
 

@@ -1,5 +1,6 @@
 //! From objects to a running cluster: settled, installed, programmed, with a server behind every declared port.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,11 +13,13 @@ use podwire_models::control::dns::records::Zone;
 use podwire_models::control::endpoints;
 use podwire_models::control::policy::Policies;
 use podwire_models::control::policy::agent::NodeAgent;
-use podwire_models::control::proxy::{Flags, NodeView, ServiceView, Version, cleanup, iptables};
+use podwire_models::control::proxy::{
+    Flags, NodeView, ServiceView, Version, cleanup, health, iptables,
+};
 use podwire_models::kernel::netfilter::agent::Agent;
 use podwire_models::wire::{Code, L4};
 
-use crate::program::Program;
+use crate::program::{Health, Program};
 use crate::simulation::{Simulation, Witness};
 use crate::source::OriginTable;
 use crate::trace::names::Names;
@@ -128,7 +131,65 @@ impl Lab {
         for pod in self.objects.pods.values() {
             self.start_pod(pod, &mut simulation);
         }
+        self.serve_health(&mut simulation);
         simulation
+    }
+
+    /// Lets every node's kube-proxy answer health checks by what it has programmed: ports open, close, and change their
+    /// answers.
+    pub fn serve_health<D: Dice, R: Witness>(&self, simulation: &mut Simulation<Program, D, R>) {
+        let flags = flags(&self.plan);
+        let mut wanted = BTreeMap::new();
+        for (name, machine) in &simulation.machines.nodes {
+            let object = self.objects.nodes.get(name);
+            let netns = simulation.machines.cluster.netns(machine.netns);
+            if let (Some(object), Some(netns)) = (object, netns) {
+                let addrs = netns.devices.iter().flatten().flat_map(|d| &d.addrs);
+                let node = NodeView::new(object, addrs.map(|a| a.net.addr()).collect());
+                for server in health::servers(&self.programmed, object, &node, &flags) {
+                    let about = (server.service.clone(), server.port);
+                    wanted.insert((name.clone(), about), (machine.netns, server));
+                }
+            }
+        }
+        let (mut listening, mut closed) = (Vec::new(), Vec::new());
+        for (app, program) in simulation.programs_mut() {
+            let Program::Health(known) = program else {
+                continue;
+            };
+            let now = wanted.remove(&(known.node.clone(), known.about.clone()));
+            if let Some((_, server)) = now {
+                known.server.settings_mut().pages = Some(server.pages);
+                listening.push((app, server.addrs, server.port));
+            } else if self.objects.nodes.contains_key(&known.node) {
+                closed.push(app);
+            }
+        }
+        for app in closed {
+            simulation.stop_listening(app);
+        }
+        for ((node, about), (netns, server)) in wanted {
+            let name = format!("kube-proxy on {node}");
+            let mut settings = tcp::ServerSettings::new(name.as_str().into());
+            settings.mtu = simulation.mtu_of(netns);
+            settings.pages = Some(server.pages);
+            let label = format!("{name}, port {}", server.port);
+            let program = Program::Health(Box::new(Health {
+                node,
+                about,
+                server: tcp::TcpServer::new(settings),
+            }));
+            let app = simulation.add_app(netns, &label, program);
+            listening.push((app, server.addrs, server.port));
+        }
+        for (app, addrs, port) in listening {
+            let all = || vec![None];
+            let addrs = addrs.map_or_else(all, |addrs| addrs.into_iter().map(Some).collect());
+            for addr in addrs {
+                // It may listen already; or a pod has the port, and then kube-proxy tries again the next time.
+                let _ = simulation.listen(app, L4::Tcp, addr, port);
+            }
+        }
     }
 
     /// Starts the servers of one pod.
@@ -291,7 +352,6 @@ fn zone(objects: &Objects, slices: &[EndpointSlice], site: &Site) -> Zone {
     )
 }
 
-/// Lets every node's kube-proxy write its rules and forget stale connections; returns what the rules were made from.
 /// Gives every node its policy agent, if there are policies. `before` tells whether there were any.
 fn program_agents(machines: &mut Machines, objects: &Objects, cni: Cni, before: bool) -> bool {
     let wanted = !objects.network_policies.is_empty() || !objects.cluster_policies.is_empty();
@@ -315,6 +375,16 @@ fn program_agents(machines: &mut Machines, objects: &Objects, cni: Cni, before: 
     wanted
 }
 
+/// kube-proxy's flags, with the cluster's pod ranges filled in.
+fn flags(plan: &Plan) -> Flags {
+    let mut flags = plan.flags.clone();
+    if flags.cluster_cidr.is_empty() {
+        flags.cluster_cidr.clone_from(&plan.site.pod_cidrs);
+    }
+    flags
+}
+
+/// Lets every node's kube-proxy write its rules and forget stale connections; returns what the rules were made from.
 fn program_nodes(
     machines: &mut Machines,
     objects: &Objects,
@@ -324,10 +394,7 @@ fn program_nodes(
     programmed: &[ServiceView],
 ) -> Vec<ServiceView> {
     let mut views = Vec::new();
-    let mut flags = plan.flags.clone();
-    if flags.cluster_cidr.is_empty() {
-        flags.cluster_cidr.clone_from(&plan.site.pod_cidrs);
-    }
+    let flags = flags(plan);
     for family in Family::ALL {
         let view = ServiceView::new(objects.services.values(), slices, family);
         let mut before = None;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use podwire_models::base::Dice;
+use podwire_models::base::{Dice, ObjectKey, ObjectName};
 use podwire_models::control::dns::records::Zone;
 use podwire_models::wire::{DnsResponse, RecordType};
 
@@ -26,6 +26,8 @@ pub enum Program {
     SctpServer(Box<SctpServer>),
     /// Answers questions about names.
     NameServer(NameServer, Arc<Zone>),
+    /// A node's kube-proxy, asked for its health.
+    Health(Box<Health>),
     /// One request over TCP.
     TcpClient(Box<TcpClient>),
     /// One datagram.
@@ -36,6 +38,17 @@ pub enum Program {
     Ping(Box<Ping>),
     /// `traceroute`.
     Traceroute(Box<Traceroute>),
+}
+
+/// One of the ports on which a node's kube-proxy answers load balancers.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// The node.
+    pub node: ObjectName,
+    /// The Service it speaks of, and its port; nothing for kube-proxy itself.
+    pub about: (Option<ObjectKey>, u16),
+    /// The web server.
+    pub server: TcpServer,
 }
 
 /// The zone, as the name server asks it.
@@ -54,6 +67,7 @@ impl Behaviour for Program {
             Self::UdpServer(server) => server.handle(event, cx),
             Self::SctpServer(server) => server.handle(event, cx),
             Self::NameServer(server, zone) => server.handle(event, &Answers(zone), cx),
+            Self::Health(health) => health.server.handle(event, cx),
             Self::TcpClient(client) => client.handle(event, cx),
             Self::UdpClient(client) => client.handle(event, cx),
             Self::Probe(probe) => probe.handle(event, cx),

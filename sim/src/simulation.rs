@@ -248,6 +248,18 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         Ok(())
     }
 
+    /// Closes an application's listening sockets; connections stay.
+    pub fn stop_listening(&mut self, app: AppId) {
+        let cluster = &mut self.machines.cluster;
+        self.owners.retain(|(netns, socket), owner| {
+            let listens = owner.app == app && owner.remote.is_none();
+            if listens && let Some(space) = cluster.netns_mut(*netns) {
+                space.sockets.close(*socket);
+            }
+            !listens
+        });
+    }
+
     /// Lets an application begin at a moment.
     pub fn start_at(&mut self, at: Time, app: AppId) {
         self.schedule(at, Event::Start { app });
@@ -263,6 +275,13 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
     /// Returns the machine of an application.
     pub fn machine(&self, app: AppId) -> Option<&M> {
         self.apps.get(app.0 as usize).map(|a| &a.machine)
+    }
+
+    /// Returns all applications with their machines.
+    pub fn programs_mut(&mut self) -> impl Iterator<Item = (AppId, &mut M)> {
+        (0..)
+            .map(AppId)
+            .zip(self.apps.iter_mut().map(|app| &mut app.machine))
     }
 
     /// Changes the machines of applications from outside: what a program was told by a watch, for instance.

@@ -3,7 +3,7 @@
 //! # Fidelity
 //! Lines are those of iputils, of Dmitry Butskoy's traceroute with `-n` and one probe per hop, and of curl, as far as
 //! what they say exists here. A name is looked up by curl only; the others want an address. The body that curl prints
-//! is the name of the pod that answered.
+//! is the name of the pod that answered, and what kube-proxy says on its health check ports.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -268,9 +268,10 @@ const fn unreachable_mark(error: IcmpError) -> &'static str {
 fn curled((host, port): &(String, u16), probe: &ProbeOutcome) -> String {
     let after = probe.after.as_millis();
     match (probe.result, probe.errno) {
-        (ProbeResult::Connected, _) => {
-            format!("{}\n", probe.server.as_deref().unwrap_or_default())
-        }
+        (ProbeResult::Connected, _) => match &probe.http {
+            Some(answer) => answer.body.clone(),
+            None => format!("{}\n", probe.server.as_deref().unwrap_or_default()),
+        },
         (ProbeResult::DnsFailure, _) => format!("curl: (6) Could not resolve host: {host}\n"),
         (ProbeResult::Timeout, None) => {
             format!("curl: (28) Connection timed out after {after} milliseconds\n")

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::http::HttpAnswer;
+
 /// Meaning of application bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Message {
@@ -16,6 +18,15 @@ pub enum Message {
     Response {
         /// Name of the pod or host that answered.
         server: Arc<str>,
+        /// Source address the server saw.
+        seen: (IpAddr, u16),
+        /// Local address the server answered from.
+        at: (IpAddr, u16),
+    },
+    /// What a web server answers to a [`Message::Request`].
+    Http {
+        /// The answer.
+        answer: Arc<HttpAnswer>,
         /// Source address the server saw.
         seen: (IpAddr, u16),
         /// Local address the server answered from.

@@ -603,6 +603,7 @@ impl super::message::Message {
             Self::Opaque => None,
             Self::Request(text) => Some(format!("\"{text}\"")),
             Self::Response { server, .. } => Some(format!("answer of {server}")),
+            Self::Http { answer, .. } => Some(format!("HTTP {}", answer.status)),
             Self::Dns(dns) => Some(match &dns.response {
                 None => format!("dns {:?}? {}", dns.record_type, dns.name),
                 Some(response) => format!(

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use podwire_models::api::{
     ClusterIp, Endpoint, EndpointPort, EndpointSlice, Node, PortRef, Service, ServicePort,
-    ServiceType, SessionAffinity, TrafficPolicy,
+    ServiceType, SessionAffinity, Taint, TaintEffect, TrafficPolicy,
 };
 use podwire_models::base::{Family, Labels, OriginId, Protocol};
+use podwire_models::control::proxy::health;
 use podwire_models::control::proxy::iptables::ruleset;
 use podwire_models::control::proxy::{
     Flags, NodePortAddresses, NodeView, ServiceView, Version, categorize,
@@ -283,4 +284,53 @@ fn zone_hints_need_the_annotation_only_in_old_releases() {
     web.annotations
         .insert("service.kubernetes.io/topology-mode", "Auto");
     assert_eq!(count(&web, Version::V1_30), 1);
+}
+
+#[test]
+fn health_checks_count_ready_endpoints_of_the_node_where_node_ports_are() {
+    let mut gateway = service("edge/gw", "10.96.90.2", "http", 80);
+    gateway.service_type = ServiceType::LoadBalancer;
+    gateway.external_traffic_policy = TrafficPolicy::Local;
+    gateway.health_check_node_port = Some(32_000);
+    let endpoints = [
+        "node-a 10.244.1.9",
+        "node-a 10.244.1.10",
+        "node-b 10.244.2.9",
+    ];
+    let mut slice = slice(&gateway, 80, &endpoints);
+    // About to go: it still takes connections, but does not count.
+    slice.endpoints[1].ready = Some(false);
+    slice.endpoints[1].serving = Some(true);
+    slice.endpoints[1].terminating = Some(true);
+    let views = [ServiceView::new([&gateway], [&slice], Family::V4)];
+    let mut object = Node::new("node-a".parse().unwrap());
+    let within = Flags {
+        nodeport_addresses: NodePortAddresses::Within(vec!["192.168.0.0/16".parse().unwrap()]),
+        ..flags()
+    };
+    let ask = |object: &Node, flags: &Flags, path: &str| -> Vec<(u16, Option<usize>, u16)> {
+        let servers = health::servers(&views, object, &node(), flags);
+        let line = format!("GET {path} HTTP/1.1");
+        let told = servers.iter().map(|server| {
+            let addrs = server.addrs.as_ref().map(Vec::len);
+            (server.port, addrs, server.pages.answer(&line).status)
+        });
+        told.collect()
+    };
+    let well = [(10_256, None, 200), (32_000, None, 200)];
+    assert_eq!(ask(&object, &flags(), "/healthz"), well);
+    let narrow = [(10_256, None, 200), (32_000, Some(1), 200)];
+    assert_eq!(ask(&object, &within, "/healthz"), narrow);
+    let weight = "X-Load-Balancing-Endpoint-Weight: 1".to_owned();
+    let servers = health::servers(&views, &object, &node(), &flags());
+    let answer = servers[1].pages.answer("GET / HTTP/1.1");
+    assert!(answer.headers.contains(&weight), "{answer:?}");
+    object.taints.push(Taint {
+        key: "ToBeDeletedByClusterAutoscaler".into(),
+        value: "".into(),
+        effect: TaintEffect::NoSchedule,
+    });
+    let leaving = [(10_256, None, 503), (32_000, None, 200)];
+    assert_eq!(ask(&object, &flags(), "/healthz"), leaving);
+    assert_eq!(ask(&object, &flags(), "/livez")[0].2, 200);
 }

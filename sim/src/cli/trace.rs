@@ -113,6 +113,8 @@ struct OutcomeJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     seen_source: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    http_status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<Vec<Blocker>>,
     steps: Vec<StepJson>,
 }
@@ -222,6 +224,7 @@ impl OutcomeJson {
             pod: outcome.server.as_ref().map(ToString::to_string),
             backend: outcome.backend.map(end),
             seen_source: outcome.seen_source.map(|(ip, _)| ip.to_string()),
+            http_status: outcome.http.as_ref().map(|answer| answer.status),
             why: (attempted.code != Code::Ok).then(|| vec![Blocker::of(attempted)]),
             steps: records
                 .iter()
@@ -237,6 +240,9 @@ impl OutcomeJson {
         }
         if let Some(pod) = &self.pod {
             text = text + ", answered by " + pod;
+        }
+        if let Some(status) = self.http_status {
+            text = text + ", HTTP " + &status.to_string();
         }
         if let Some(backend) = &self.backend {
             text = text + " at " + backend;

@@ -137,6 +137,8 @@ impl Run<'_> {
             node.internal_ips.clone_from(&old.internal_ips);
         }
         self.lab.objects.nodes.insert(node.name.clone(), node);
+        // kube-proxy watches its Node, and its health follows at once.
+        self.lab.serve_health(&mut self.simulation);
         self.plan_slices();
     }
 

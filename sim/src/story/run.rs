@@ -258,6 +258,7 @@ impl Run<'_> {
             Task::Slices => self.slices(),
             Task::Rules => {
                 self.lab.program(&mut self.simulation.machines);
+                self.lab.serve_health(&mut self.simulation);
                 let what = "kube-proxy on every node has written its rules".to_owned();
                 self.note(Action::Changed { what });
             }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use podwire_models::base::{Dice, Errno, Purpose, Stream, Time};
 use podwire_models::wire::{
-    Code, Data, FlowKey, L4, Message, Packet, PacketId, Payload, Transport,
+    Code, Data, FlowKey, HttpAnswer, L4, Message, Packet, PacketId, Payload, Transport,
 };
 use serde::Serialize;
 
@@ -299,6 +299,9 @@ pub struct ProbeOutcome {
     pub backend: Option<End>,
     /// Source the server saw.
     pub seen_source: Option<End>,
+    /// What a web server answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Arc<HttpAnswer>>,
     /// Time since the start.
     pub after: Duration,
 }
@@ -338,6 +341,12 @@ impl ProbeOutcome {
                 seen_source: Some(*seen),
                 ..ok
             },
+            Message::Http { answer, seen, at } => Self {
+                http: Some(Arc::clone(answer)),
+                backend: Some(*at),
+                seen_source: Some(*seen),
+                ..ok
+            },
             Message::Opaque | Message::Request(_) | Message::Dns(_) => ok,
         }
     }
@@ -355,6 +364,7 @@ impl ProbeOutcome {
             server: None,
             backend: None,
             seen_source: None,
+            http: None,
             after,
         }
     }

@@ -17,6 +17,9 @@ impl fmt::Display for ProbeOutcome {
         if let Some(server) = &self.server {
             write!(f, ": {server} answered")?;
         }
+        if let Some(answer) = &self.http {
+            write!(f, ": HTTP {}", answer.status)?;
+        }
         if let Some(from) = self.backend {
             write!(f, " from {}", end(from))?;
         }

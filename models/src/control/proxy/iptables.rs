@@ -94,7 +94,7 @@ pub fn one_in(n: u64) -> Probability {
 type Chains = BTreeMap<Arc<str>, Vec<Rule>>;
 
 /// Which addresses take node port traffic (`NewNodePortAddresses`); a family without a range of its own takes all.
-fn nodeport_nets(family: Family, node: &NodeView, flags: &Flags) -> Option<Vec<IpNet>> {
+pub(super) fn nodeport_nets(family: Family, node: &NodeView, flags: &Flags) -> Option<Vec<IpNet>> {
     let nets: Vec<IpNet> = match &flags.nodeport_addresses {
         NodePortAddresses::All => return None,
         NodePortAddresses::Primary => node.ips.iter().copied().map(host_net).collect(),

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::base::{Dice, FxIndexMap};
-use podwire_models::wire::{Code, L4, Message, Packet, Payload, Tcp, TcpFlags, Transport};
+use podwire_models::wire::{
+    Code, HttpPages, L4, Message, Packet, Payload, Tcp, TcpFlags, Transport,
+};
 
 use super::connection::{Connection, Progress};
 use super::{TcpSettings, TcpState};
@@ -34,6 +36,8 @@ pub struct ServerSettings {
     pub response_len: u32,
     /// MTU of the routes to its clients.
     pub mtu: u32,
+    /// What it answers as a web server; nothing is its name.
+    pub pages: Option<HttpPages>,
 }
 
 impl ServerSettings {
@@ -47,6 +51,7 @@ impl ServerSettings {
             service_time: Duration::ZERO,
             response_len: 200,
             mtu: 1500,
+            pages: None,
         }
     }
 }
@@ -67,7 +72,7 @@ struct Served {
     connection: Connection,
     phase: Phase,
     /// Requests read or waiting to be read.
-    requests: u32,
+    requests: VecDeque<Message>,
     serving: Timer,
     /// The client has closed.
     eof: bool,
@@ -213,7 +218,7 @@ impl TcpServer {
             Served {
                 connection,
                 phase: Phase::HalfOpen,
-                requests: 0,
+                requests: VecDeque::new(),
                 serving: Timer::default(),
                 eof: false,
             },
@@ -246,7 +251,7 @@ impl TcpServer {
             return;
         };
         let progress = event(&mut served.connection, cx);
-        served.requests += u32::try_from(progress.messages.len()).unwrap_or(u32::MAX);
+        served.requests.extend(progress.messages);
         served.eof |= progress.eof;
         if progress.established {
             served.phase = Phase::Queued;
@@ -279,7 +284,7 @@ impl TcpServer {
             if served.phase != Phase::Accepted || served.serving.0.is_some() {
                 return;
             }
-            if served.requests == 0 {
+            if served.requests.is_empty() {
                 if served.eof {
                     served.connection.close(cx);
                 }
@@ -298,11 +303,28 @@ impl TcpServer {
 
     fn answer<D: Dice>(&mut self, key: (End, End), cx: &mut Ctx<'_, D>) {
         if let Some(served) = self.connections.get_mut(&key) {
-            served.requests = served.requests.saturating_sub(1);
-            let message = Message::Response {
-                server: Arc::clone(&self.settings.name),
-                seen: key.1,
-                at: key.0,
+            let request = served.requests.pop_front();
+            let (at, seen) = key;
+            let message = match &self.settings.pages {
+                None => Message::Response {
+                    server: Arc::clone(&self.settings.name),
+                    seen,
+                    at,
+                },
+                Some(pages) => {
+                    let line = match &request {
+                        Some(Message::Request(line)) => line,
+                        Some(
+                            Message::Opaque
+                            | Message::Response { .. }
+                            | Message::Http { .. }
+                            | Message::Dns(_),
+                        )
+                        | None => "",
+                    };
+                    let answer = pages.answer(line);
+                    Message::Http { answer, seen, at }
+                }
             };
             served
                 .connection

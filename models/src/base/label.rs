@@ -233,6 +233,16 @@ pub enum Requirement {
     Other(Expression),
 }
 
+impl Requirement {
+    /// Returns the key of the label it looks at.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Is(key, _) => key,
+            Self::Other(expression) => expression.key(),
+        }
+    }
+}
+
 fn requirement(part: &str) -> Result<Requirement, LabelError> {
     let key = |text: &str| check_key(text.trim()).map(|()| Arc::<str>::from(text.trim()));
     let value = |text: &str| check_value(text.trim()).map(|()| Arc::<str>::from(text.trim()));

@@ -524,6 +524,15 @@ impl Machines {
         }
     }
 
+    /// Takes the policy agents of all nodes away.
+    pub fn forget_policies(&mut self) {
+        for machine in self.nodes.values() {
+            if let Some(netns) = self.cluster.netns_mut(machine.netns) {
+                netns.set_agent(None);
+            }
+        }
+    }
+
     /// Returns the namespace a pod's processes run in: its own, or its node's.
     pub fn netns_of(&self, pod: &Pod) -> Option<NetnsId> {
         if let Some(attached) = self.pods.get(&pod.key) {

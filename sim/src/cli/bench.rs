@@ -11,6 +11,7 @@ const EXAMPLES: &str = "\
 Examples:
   podwire bench w1
   podwire bench w1 --nodes 64 --services 1000
+  podwire bench reach --pods 50000
   podwire bench w1 -o json | jq .cpu_seconds";
 
 /// Measure podwire on this machine: packets, device transmissions, events, seconds, memory
@@ -26,6 +27,9 @@ pub(super) struct BenchArgs {
     /// Pods on each node, each the source of one flow
     #[arg(long, value_name = "N", default_value_t = Sizes::default().pods_per_node, value_parser = clap::value_parser!(u32).range(1..=200))]
     pods_per_node: u32,
+    /// Pods of the workload `reach`; nodes, namespaces and policies follow from it
+    #[arg(long, value_name = "N", default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pods: u32,
     /// Services that kube-proxy programs on every node
     #[arg(long, value_name = "N", default_value_t = Sizes::default().services)]
     services: u32,
@@ -45,6 +49,8 @@ pub(super) struct BenchArgs {
 enum Workload {
     /// Pods of different nodes send datagrams to each other.
     W1,
+    /// Who may talk to whom, for all pairs of pods.
+    Reach,
 }
 
 pub(super) fn run(args: &BenchArgs) -> Done {
@@ -55,10 +61,11 @@ pub(super) fn run(args: &BenchArgs) -> Done {
         packets: args.packets,
         seed: args.seed,
     };
-    let measured = match args.workload {
-        Workload::W1 => bench::w1(&sizes),
+    let json = match args.workload {
+        Workload::W1 => serde_json::to_value(bench::w1(&sizes)),
+        Workload::Reach => serde_json::to_value(bench::reach::reach(args.pods)),
     };
-    let json = serde_json::to_value(&measured).map_err(Report::bad_input)?;
+    let json = json.map_err(Report::bad_input)?;
     Ok(Report::well(match args.output {
         Format::Json => super::explain::pretty(&json),
         Format::Text => text(&json),

@@ -97,7 +97,7 @@ fn read(path: &Path) -> Read {
     let mut inputs = Vec::new();
     for wanted in story::files(&parsed) {
         let found = directory.join(&**wanted).to_string_lossy().into_owned();
-        let (texts, unreadable) = load::load(&[found]);
+        let (texts, unreadable) = load::load(&[&found]);
         // What cannot be read is told where the scenario asks for it.
         problems.extend(unreadable.into_iter().map(|problem| {
             let reason = problem.label.clone();
@@ -109,11 +109,15 @@ fn read(path: &Path) -> Read {
             }
         }));
         // Under the name as written, a scenario tells the same wherever it lies.
-        inputs.extend(
-            texts
-                .into_iter()
-                .map(|input| Source::new(wanted.as_str(), input.text)),
-        );
+        inputs.extend(texts.into_iter().map(|input| {
+            let below = Path::new(&*input.name).strip_prefix(&found).ok();
+            let below = below.filter(|below| !below.as_os_str().is_empty());
+            let name = match below {
+                Some(below) => Path::new(wanted.as_str()).join(below),
+                None => PathBuf::from(wanted.as_str()),
+            };
+            Source::new(name.to_string_lossy(), input.text)
+        }));
     }
     for input in &inputs {
         sources.add(Arc::clone(&input.name), Arc::clone(&input.text));

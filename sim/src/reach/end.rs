@@ -8,6 +8,8 @@ use std::str::FromStr;
 use podwire_models::api::{Kind, Objects, Pod, PortRef, Service, WorkloadKind};
 use podwire_models::base::{Namespace, ObjectKey, ObjectName, Protocol};
 
+use podwire_models::control::policy::Flow;
+
 use super::Peer;
 
 /// Somebody who can be an end of a connection.
@@ -25,6 +27,24 @@ pub enum End {
     Node(ObjectName),
     /// An address.
     Address(IpAddr),
+}
+
+/// A port as people type it: `80`, `53/UDP`, `icmp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port(pub Flow);
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        super::flow(text).map(Self)
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// What an end looks like.

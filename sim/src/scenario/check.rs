@@ -163,6 +163,10 @@ impl Check<'_> {
                     ..
                 }
                 | Expectation::Endpoints(_)
+                | Expectation::Allows(_)
+                | Expectation::Denies(_)
+                | Expectation::OnlyAllowed { .. }
+                | Expectation::Unchanged { .. }
                 | Expectation::Always(_) => {}
             }
         }

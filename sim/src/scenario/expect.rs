@@ -7,6 +7,7 @@ use podwire_models::wire::Code;
 use serde::Deserialize;
 
 use super::text::{Delay, Moment, Text};
+use crate::reach::end::{End, Port};
 
 /// Something that must be true of a run.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,8 +57,40 @@ pub enum Expectation {
         /// No later than this after it.
         limit: Text<Delay>,
     },
+    /// Policies allow these connections, all of them.
+    Allows(Reaching),
+    /// Policies deny these connections, all of them.
+    Denies(Reaching),
+    /// Among these pods nothing else is allowed, on ports that containers declare, than what some `Allows` says.
+    OnlyAllowed {
+        /// Which pods.
+        among: Text<End>,
+        /// When; at the end of the run if not given.
+        at: Option<Text<Moment>>,
+    },
+    /// Who may talk to whom is the same at two moments.
+    Unchanged {
+        /// The first.
+        from: Text<Moment>,
+        /// The second.
+        to: Text<Moment>,
+    },
     /// Something is true all the time.
     Always(Invariant),
+}
+
+/// Connections that policies decide about.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reaching {
+    /// From where: `deploy/shop/web`, `ns/shop`, an address.
+    pub from: Text<End>,
+    /// To where; a Service stands for the pods behind it.
+    pub to: Text<End>,
+    /// The port, of the Service if it is one: `80`, `53/UDP`, `icmp`.
+    pub port: Text<Port>,
+    /// When; at the end of the run if not given.
+    pub at: Option<Text<Moment>>,
 }
 
 /// How an attempt ends.

@@ -3,6 +3,7 @@
 
 pub mod resolve;
 mod live;
+mod reaches;
 pub mod run;
 pub mod writes;
 

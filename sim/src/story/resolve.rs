@@ -264,7 +264,7 @@ impl Resolver<'_> {
     fn objects(&mut self, sources: &[Source]) -> Objects {
         let mut inputs: Vec<Source> = Vec::new();
         for name in &self.file.manifests {
-            inputs.extend(self.named_source(name, sources));
+            inputs.extend(self.named_sources(name, sources));
         }
         if let Some(text) = &self.file.objects {
             inputs.push(Source::new("objects", text.as_str()));
@@ -278,19 +278,17 @@ impl Resolver<'_> {
         manifests.objects.into_iter().collect()
     }
 
-    /// Returns the text of a file the scenario names.
-    pub(super) fn named_source(
-        &mut self,
-        name: &Text<String>,
-        sources: &[Source],
-    ) -> Option<Source> {
-        let wanted = name.trim_start_matches("./");
+    /// Returns the texts of a file the scenario names, or of the files of a directory.
+    pub(super) fn named_sources(&mut self, name: &Text<String>, sources: &[Source]) -> Vec<Source> {
+        let wanted = name.trim_start_matches("./").trim_end_matches('/');
+        let below = format!("{wanted}/");
         let fits = |source: &&Source| {
-            let rest = source.name.strip_suffix(wanted);
-            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+            let own = source.name.strip_suffix(wanted);
+            let own = own.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'));
+            own || source.name.starts_with(&below) || source.name.contains(&format!("/{below}"))
         };
-        let found = sources.iter().find(fits).cloned();
-        if found.is_none() {
+        let found: Vec<Source> = sources.iter().filter(fits).cloned().collect();
+        if found.is_empty() {
             let title = format!("`{wanted}` was not read");
             self.problem(ProblemCode::FileUnreadable, name.mark, title, "");
         }
@@ -880,6 +878,10 @@ impl Resolver<'_> {
                 Expectation::Outcome { .. }
                 | Expectation::Share { .. }
                 | Expectation::Touched { .. }
+                | Expectation::Allows(_)
+                | Expectation::Denies(_)
+                | Expectation::OnlyAllowed { .. }
+                | Expectation::Unchanged { .. }
                 | Expectation::Always(_) => continue,
             };
             if !services.contains_key(&**service) && !self.comes_later(Kind::Service, service) {

@@ -12,6 +12,7 @@ use podwire_models::kernel::Netns;
 use podwire_models::wire::{Action, Code, L4, NetnsId, Place, Stage, Step};
 
 use super::live::Memory;
+use super::reaches::{self, Found};
 use super::resolve::{Attempt, Command, Doing, Server, Story, label};
 use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC, ZONE_SYNC};
 use crate::engine::dice::Seeded;
@@ -19,8 +20,9 @@ use crate::fault::{Fault, Undo};
 use crate::flat::flat_network;
 use crate::lab::Lab;
 use crate::program::Program;
+use crate::reach::Reachability;
 use crate::scenario::address::Thing;
-use crate::scenario::expect::{Condition, Expectation, Invariant, Outcome as Wanted};
+use crate::scenario::expect::{Condition, Expectation, Invariant, Outcome as Wanted, Reaching};
 use crate::scenario::file::Must;
 use crate::simulation::{AppId, Simulation};
 use crate::tool::Tool;
@@ -98,6 +100,8 @@ pub fn run(story: &Story, seed: u64) -> Ran {
         touched: BTreeMap::new(),
         endpoints: Vec::new(),
         culprit: None,
+        found: BTreeMap::new(),
+        remembered: BTreeMap::new(),
         endless: false,
     };
     run.all();
@@ -126,6 +130,10 @@ pub(super) enum Task {
     Rules,
     /// Policy agents hear of policies, pods and namespaces.
     Policies,
+    /// It is time to look at an expectation about who may talk to whom.
+    Look(usize),
+    /// Who may talk to whom is written down, to be compared.
+    Remember,
 }
 
 /// A command that sends packets.
@@ -145,11 +153,11 @@ struct Active {
 }
 
 pub(super) struct Run<'a> {
-    story: &'a Story,
+    pub(super) story: &'a Story,
     pub(super) lab: Lab,
     pub(super) simulation: Simulation<Program, Seeded, TraceRecorder>,
     pub(super) memory: Memory,
-    names: Names,
+    pub(super) names: Names,
     agenda: BTreeMap<(Time, u64), Task>,
     numbered: u64,
     attempts: Vec<Attempted>,
@@ -167,6 +175,10 @@ pub(super) struct Run<'a> {
     endpoints: Vec<(Time, BTreeMap<ObjectKey, u64>)>,
     /// The first pair of pods that could not reach each other.
     culprit: Option<String>,
+    /// What was found for expectations about a moment, by their number.
+    found: BTreeMap<usize, Found>,
+    /// Who may talk to whom at moments that are compared.
+    remembered: BTreeMap<Time, Reachability>,
     /// Whether the run stopped with attempts still open.
     endless: bool,
 }
@@ -176,6 +188,8 @@ impl Run<'_> {
         self.shortfalls();
         self.serve_more();
         self.count_endpoints();
+        // What is looked at at a moment is looked at before anything is done then.
+        self.plan_looks();
         for (at, doing) in &self.story.agenda {
             self.plan(*at, Task::Do(doing.clone()));
         }
@@ -194,6 +208,31 @@ impl Run<'_> {
         let active: Vec<String> = self.faults.keys().cloned().collect();
         for id in active {
             self.count_touched(&id);
+        }
+    }
+
+    fn plan_looks(&mut self) {
+        for (number, expected) in self.story.expect.iter().enumerate() {
+            match expected {
+                Expectation::Allows(Reaching { at: Some(at), .. })
+                | Expectation::Denies(Reaching { at: Some(at), .. })
+                | Expectation::OnlyAllowed { at: Some(at), .. } => {
+                    self.plan(at.0, Task::Look(number));
+                }
+                Expectation::Unchanged { from, to } => {
+                    self.plan(from.0, Task::Remember);
+                    self.plan(to.0, Task::Remember);
+                }
+                Expectation::Allows(_)
+                | Expectation::Denies(_)
+                | Expectation::OnlyAllowed { .. }
+                | Expectation::Outcome { .. }
+                | Expectation::Share { .. }
+                | Expectation::Endpoints(_)
+                | Expectation::Touched { .. }
+                | Expectation::Within { .. }
+                | Expectation::Always(_) => {}
+            }
         }
     }
 
@@ -261,6 +300,16 @@ impl Run<'_> {
                 self.lab.serve_health(&mut self.simulation);
                 let what = "kube-proxy on every node has written its rules".to_owned();
                 self.note(Action::Changed { what });
+            }
+            Task::Look(number) => {
+                if let Some(expected) = self.story.expect.get(number) {
+                    let found = self.reaches(expected);
+                    self.found.insert(number, found);
+                }
+            }
+            Task::Remember => {
+                let answer = self.reachability();
+                self.remembered.insert(self.simulation.now(), answer);
             }
             Task::Policies => {
                 self.lab.enforce(&mut self.simulation.machines);
@@ -754,7 +803,14 @@ impl Run<'_> {
             return;
         }
         let now = self.simulation.now();
-        let machines = &self.simulation.machines;
+        let mut machines = &self.simulation.machines;
+        let mut open;
+        if self.lab.policed {
+            // The network is flat where no policy says otherwise.
+            open = machines.clone();
+            open.forget_policies();
+            machines = &open;
+        }
         let pods = self.lab.objects.pods.iter();
         let attached = pods.filter(|(key, _)| machines.pods.contains_key(*key));
         let addresses: Vec<_> = attached
@@ -770,7 +826,8 @@ impl Run<'_> {
             .story
             .expect
             .iter()
-            .map(|expected| self.held(expected))
+            .enumerate()
+            .map(|(number, expected)| self.held(number, expected))
             .collect();
         expectations.extend(self.musts());
         if self.endless {
@@ -790,7 +847,7 @@ impl Run<'_> {
         }
     }
 
-    fn held(&self, expected: &Expectation) -> Held {
+    fn held(&self, number: usize, expected: &Expectation) -> Held {
         let (text, problems) = match expected {
             Expectation::Outcome { probe, .. } => {
                 let text = format!("Outcome of {}: {}", **probe, wanted_text(expected));
@@ -883,6 +940,36 @@ impl Run<'_> {
                     (!found).then(|| "never".to_owned()).into_iter().collect(),
                 )
             }
+            Expectation::Allows(reaching) | Expectation::Denies(reaching) => {
+                let verb = if matches!(expected, Expectation::Allows(_)) {
+                    "may"
+                } else {
+                    "may not"
+                };
+                let Reaching { from, to, port, at } = reaching;
+                let when = at
+                    .as_ref()
+                    .map_or_else(String::new, |at| format!(" at {}", at.0));
+                let text = format!("{} {verb} reach {} on {}{when}", **from, **to, **port);
+                (text, self.found_or_now(number, expected))
+            }
+            Expectation::OnlyAllowed { among, at } => {
+                let when = at
+                    .as_ref()
+                    .map_or_else(String::new, |at| format!(" at {}", at.0));
+                let text = format!("only what is expected is allowed among {}{when}", **among);
+                (text, self.found_or_now(number, expected))
+            }
+            Expectation::Unchanged { from, to } => {
+                let (from, to) = (from.0, to.0);
+                let text = format!("who may talk to whom is the same at {from} and at {to}");
+                let both = self.remembered.get(&from).zip(self.remembered.get(&to));
+                let why = both.map_or_else(
+                    || vec!["the run ended before".to_owned()],
+                    |(before, after)| reaches::changed(before, after),
+                );
+                (text, why)
+            }
             Expectation::Always(Invariant::FlatNetwork) => {
                 let text = "always: every pod reaches every pod, no address rewritten".to_owned();
                 (text, self.culprit.iter().cloned().collect())
@@ -893,6 +980,11 @@ impl Run<'_> {
             held: problems.is_empty(),
             why: problems.join("; "),
         }
+    }
+
+    fn found_or_now(&self, number: usize, expected: &Expectation) -> Vec<String> {
+        let found = self.found.get(&number).cloned();
+        found.unwrap_or_else(|| self.reaches(expected)).why
     }
 
     fn ready_at(&self, service: &ObjectKey, at: Time) -> u64 {

@@ -124,11 +124,12 @@ impl Resolver<'_> {
         sources: &[Source],
         written: &mut Written,
     ) -> Option<(String, Vec<Change>)> {
-        let input = match (manifest, objects) {
-            (Some(name), None) => self.named_source(name, sources)?,
+        let inputs = match (manifest, objects) {
+            (Some(name), None) => self.named_sources(name, sources),
             (None, Some(text)) => {
                 let position = self.file.spans.spot(text.mark).start;
-                Source::new(format!("objects at byte {position}"), text.as_str())
+                let name = format!("objects at byte {position}");
+                vec![Source::new(name, text.as_str())]
             }
             (Some(_), Some(_)) | (None, None) => {
                 let title = "a step Apply takes either a manifest or objects";
@@ -137,7 +138,7 @@ impl Resolver<'_> {
             }
         };
         let place = manifest.or(objects).map_or(mark, |text| text.mark);
-        let (read, problems) = manifest::read(std::slice::from_ref(&input), &mut self.origins);
+        let (read, problems) = manifest::read(&inputs, &mut self.origins);
         let wrong = problems.iter().any(|p| p.severity == Severity::Error);
         // References to objects that are there already are no problem of this file.
         let dangling = |p: &Problem| p.code == ProblemCode::ManDanglingReference;

@@ -29,6 +29,8 @@ mod policy_case;
 mod oracle_policy;
 #[cfg(feature = "cli")]
 mod policy_cli;
+#[cfg(feature = "cli")]
+mod online_boutique;
 mod policy_walk;
 mod policy_laws;
 mod policy_naive;

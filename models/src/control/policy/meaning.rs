@@ -11,6 +11,7 @@ use crate::api::{
     IpBlock, NetworkPolicy, Node, Objects, Pod, PodSet, PolicyPeer, PolicyPort, PolicyPorts,
     PolicyRule, PortRef, Tier,
 };
+use crate::base::addr::nth_addr;
 use crate::base::{Labels, Namespace, ObjectKey, ObjectName, Protocol};
 
 /// Which way a new connection goes, seen from the pod that a policy is about.
@@ -151,9 +152,15 @@ impl Policies {
             }
         }
         for node in objects.nodes.values() {
-            for ip in node.internal_ips.iter().chain(&node.external_ips) {
+            // The first addresses of a pod range are the node's too: the gateway's, the tunnel's.
+            let gateways = node.pod_cidrs.iter().flat_map(|range| {
+                let first = [0, 1].map(|n| nth_addr(*range, n));
+                first.into_iter().flatten()
+            });
+            let own = node.internal_ips.iter().chain(&node.external_ips);
+            for ip in own.copied().chain(gateways) {
                 let owner = || Owner::Node(node.name.clone());
-                addresses.entry(*ip).or_insert_with(owner);
+                addresses.entry(ip).or_insert_with(owner);
             }
         }
         Self {

@@ -1,6 +1,7 @@
 //! One connection, explained: which policies were asked, which rule decided, and what was nearly enough.
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
 use super::meaning::{
     Direction, Exemption, Party, Policies, Who, about, block_contains, cluster_rule_speaks_of,
@@ -9,7 +10,7 @@ use super::meaning::{
 use super::ports::Flow;
 use crate::api::{ClusterAction, ClusterPolicy, NetworkPolicy, PolicyPeer, PolicyRule, Tier};
 use crate::base::label::Requirement;
-use crate::base::{Namespace, OriginId};
+use crate::base::{Labels, Namespace, OriginId, Selector};
 
 /// What becomes of one new connection.
 #[derive(Clone, Debug)]
@@ -104,10 +105,10 @@ pub struct NearMiss<'a> {
 /// Something that a connection lacks to be allowed by a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lack {
-    /// The other pod's labels.
-    PodLabel(Requirement),
-    /// The labels of the other pod's namespace.
-    NamespaceLabel(Requirement),
+    /// The other pod's labels; with the value it has instead, if it has one.
+    PodLabel(Requirement, Option<Arc<str>>),
+    /// The labels of the other pod's namespace; with the value it has instead, if it has one.
+    NamespaceLabel(Requirement, Option<Arc<str>>),
     /// The other pod would have to be in this namespace.
     Namespace(Namespace),
     /// The other end would have to be a pod with a network of its own.
@@ -120,13 +121,15 @@ pub enum Lack {
 
 impl Lack {
     /// How far away it is: labels are changed easily, an address hardly.
-    const fn weight(&self) -> u32 {
+    fn weight(&self) -> u32 {
         match self {
-            Self::PodLabel(_) => 2,
-            Self::NamespaceLabel(_) | Self::Port(_) => 3,
-            Self::Namespace(_) => 4,
-            Self::Block(_) => 8,
-            Self::Pod => 16,
+            Self::PodLabel(wanted, found) if misspelt(wanted, found.as_deref()) => 2,
+            Self::NamespaceLabel(wanted, found) if misspelt(wanted, found.as_deref()) => 3,
+            Self::PodLabel(..) => 4,
+            Self::NamespaceLabel(..) | Self::Port(_) => 6,
+            Self::Namespace(_) => 8,
+            Self::Block(_) => 16,
+            Self::Pod => 32,
         }
     }
 }
@@ -135,9 +138,12 @@ impl fmt::Display for Lack {
     /// Continues "… if the other end": `had label tier=frontend`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PodLabel(requirement) => write!(f, "{}", Had(requirement)),
-            Self::NamespaceLabel(requirement) => {
-                write!(f, "were in a namespace that {}", Had(requirement))
+            Self::PodLabel(requirement, found) => {
+                write!(f, "{}", Had(requirement, found.as_deref()))
+            }
+            Self::NamespaceLabel(requirement, found) => {
+                let had = Had(requirement, found.as_deref());
+                write!(f, "were in a namespace that {had}")
             }
             Self::Namespace(namespace) => write!(f, "were in namespace {namespace}"),
             Self::Pod => f.write_str("were a pod with a network of its own"),
@@ -150,15 +156,46 @@ impl fmt::Display for Lack {
     }
 }
 
-struct Had<'r>(&'r Requirement);
+struct Had<'r>(&'r Requirement, Option<&'r str>);
 
 impl fmt::Display for Had<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.0.key();
         match self.0 {
-            Requirement::Is(key, value) => write!(f, "had label {key}={value}"),
-            Requirement::Other(expression) => write!(f, "had labels such that {expression}"),
+            Requirement::Is(_, value) => write!(f, "had label {key}={value}")?,
+            Requirement::Other(expression) => write!(f, "had labels such that {expression}")?,
+        }
+        match self.1 {
+            Some(found) => write!(f, " (it has {key}={found})"),
+            None => Ok(()),
         }
     }
+}
+
+/// Whether a label's value differs so little from the one that is asked for that one of the two may be a mistake.
+fn misspelt(wanted: &Requirement, found: Option<&str>) -> bool {
+    let (Requirement::Is(_, wanted), Some(found)) = (wanted, found) else {
+        return false;
+    };
+    if wanted.contains(found) || found.contains(&**wanted) {
+        return true;
+    }
+    let alike =
+        |pairs: &mut dyn Iterator<Item = (u8, u8)>| pairs.take_while(|(a, b)| a == b).count();
+    let start = alike(&mut wanted.bytes().zip(found.bytes()));
+    let end = alike(&mut wanted.bytes().rev().zip(found.bytes().rev()));
+    start + end + 2 >= wanted.len().max(found.len())
+}
+
+/// Returns the requirements of a selector that do not hold, each with the value there is instead.
+fn failed<'l>(
+    selector: &'l Selector,
+    labels: &'l Labels,
+) -> impl Iterator<Item = (Requirement, Option<Arc<str>>)> + 'l {
+    selector.failed(labels).map(|requirement| {
+        let found = labels.0.get(requirement.key()).cloned();
+        (requirement, found)
+    })
 }
 
 impl Policies {
@@ -333,18 +370,16 @@ impl Ends<'_> {
                 if let Who::Pod(pod, labels) = self.other.who {
                     match namespaces {
                         Some(selector) => {
-                            let failed = selector.failed(labels);
-                            lacks.extend(failed.map(Lack::NamespaceLabel));
+                            let failed = failed(selector, labels);
+                            lacks.extend(failed.map(|(r, found)| Lack::NamespaceLabel(r, found)));
                         }
                         None if pod.key.namespace != policy.key.namespace => {
                             lacks.push(Lack::Namespace(policy.key.namespace.clone()));
                         }
                         None => {}
                     }
-                    let failed = pods
-                        .iter()
-                        .flat_map(|selector| selector.failed(&pod.labels));
-                    lacks.extend(failed.map(Lack::PodLabel));
+                    let failed = pods.iter().flat_map(|one| failed(one, &pod.labels));
+                    lacks.extend(failed.map(|(r, found)| Lack::PodLabel(r, found)));
                 } else {
                     lacks.push(Lack::Pod);
                 }

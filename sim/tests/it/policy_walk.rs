@@ -191,7 +191,7 @@ fn walk(
     let (mut count, mut wrong) = (0, Vec::new());
     for collection in ["cyclonus", "policy-api", "k8s-e2e", "recipes", "corner"] {
         let dir = crate::handbook(&format!("oracle/policy/{collection}"))?;
-        let of = if collection == "cyclonus" { of } else { of / 3 };
+        let of = if collection == "cyclonus" { of } else { of / 4 };
         for path in files(&dir) {
             Case::open(&path).replay(|name, mut objects, rows| {
                 if free {
@@ -223,7 +223,7 @@ fn walk(
 /// Calico routes to every address, so the suites' own addresses are kept.
 #[test]
 fn rows_of_the_suites_under_calico() {
-    if let Some(count) = walk(Cni::Calico, 3, |_, row| Some(row.allowed), false) {
+    if let Some(count) = walk(Cni::Calico, 4, |_, row| Some(row.allowed), false) {
         assert!(count > 1_000, "a sample of {count}");
     }
 }

@@ -381,9 +381,21 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         f: impl FnOnce(&mut Netns, &mut Cx<'_, D, R>) -> T,
     ) -> Option<T> {
         let result = self.inside(id, f);
+        self.put_off(id);
+        result
+    }
+
+    /// Lets the effects of a namespace wait for their turn.
+    fn put_off(&mut self, id: NetnsId) {
+        // Almost always there is one.
+        if self.effects.len() == 1
+            && let Some(effect) = self.effects.pop()
+        {
+            self.work.push_back((id, effect));
+            return;
+        }
         let effects = self.effects.drain(..);
         self.work.extend(effects.map(|effect| (id, effect)));
-        result
     }
 
     /// A frame comes in, and goes on through every wire that takes no time.
@@ -391,18 +403,16 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         let mut next = Some((at, frame));
         while let Some(((id, dev), frame)) = next.take() {
             self.inside(id, |netns, cx| netns.receive(dev, frame, cx));
-            // Almost always one frame leaves, and nothing waits before it.
+            // Almost always there is one effect, and nothing waits before it.
             if self.effects.len() == 1 && self.work.is_empty() {
                 match self.effects.pop() {
-                    Some(Effect::Transmit { dev, frame }) => {
-                        next = self.carry((id, dev), frame);
-                        continue;
-                    }
-                    other => self.effects.extend(other),
+                    Some(Effect::Transmit { dev, frame }) => next = self.carry((id, dev), frame),
+                    Some(effect) => self.carry_out(id, effect),
+                    None => {}
                 }
+            } else {
+                self.put_off(id);
             }
-            let effects = self.effects.drain(..);
-            self.work.extend(effects.map(|effect| (id, effect)));
         }
     }
 

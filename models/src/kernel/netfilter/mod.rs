@@ -14,6 +14,7 @@ pub mod recent;
 mod walk;
 
 use std::collections::btree_map::Entry;
+use std::mem;
 use std::sync::Arc;
 
 use crate::base::{Dice, Family, FxIndexMap};
@@ -90,8 +91,8 @@ struct Known {
     header: bool,
     /// Whether it has further match extensions that can fail.
     extensions: bool,
-    /// Whether it goes through another chain and comes back.
-    calls: bool,
+    /// Whether all it can do is to go through another chain and come back: no condition of it changes anything.
+    idles: bool,
 }
 
 impl Known {
@@ -108,6 +109,7 @@ impl Known {
             }
             Some(_) | None => None,
         };
+        let extensions = !rest.all(|m| always(&m));
         Ok(Self {
             jump: jump_of(table, rule)?,
             states,
@@ -116,8 +118,8 @@ impl Known {
                 || rule.in_interface.is_some()
                 || rule.out_interface.is_some()
                 || rule.protocol.is_some(),
-            extensions: !rest.all(|m| always(&m)),
-            calls: matches!(rule.target, Some(Target::Jump(_))),
+            extensions,
+            idles: !extensions && matches!(rule.target, Some(Target::Jump(_))),
         })
     }
 }
@@ -650,8 +652,9 @@ impl Netns {
             .run(),
             None => NfVerdict::Accept,
         };
-        self.netfilter = Some(netfilter);
-        self.conntrack = conntrack;
+        // Both places are empty: there is nothing to drop.
+        mem::forget(self.netfilter.replace(netfilter));
+        mem::forget(mem::replace(&mut self.conntrack, conntrack));
         verdict
     }
 }

@@ -63,21 +63,22 @@ enum Flow {
     /// With a verdict for the table.
     Accept,
     /// The packet ends here.
-    End(Ending),
+    End(Box<Ending>),
 }
 
-/// How a packet ends, and which rule did it.
+/// How a packet ends, and which rule did it. Rare, so behind a pointer: what goes on is handed up through every chain.
 struct Ending {
     verdict: NfVerdict,
     by: Option<Decider>,
 }
 
 impl Ending {
+    const fn new(verdict: NfVerdict, by: Option<Decider>) -> Self {
+        Self { verdict, by }
+    }
+
     const fn drop(code: Code) -> Self {
-        Self {
-            verdict: NfVerdict::Drop(code),
-            by: None,
-        }
+        Self::new(NfVerdict::Drop(code), None)
     }
 }
 
@@ -86,11 +87,11 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     pub(super) fn run(mut self) -> NfVerdict {
         match self.stages() {
             Ok(()) => NfVerdict::Accept,
-            Err(ending) => self.end(ending),
+            Err(ending) => self.end(*ending),
         }
     }
 
-    fn stages(&mut self) -> Result<(), Ending> {
+    fn stages(&mut self) -> Result<(), Box<Ending>> {
         match self.hook {
             Hook::Prerouting => {
                 self.table(Table::Raw)?;
@@ -128,7 +129,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     }
 
     /// Asks the agent, if it sits here.
-    fn ask(&mut self) -> Result<(), Ending> {
+    fn ask(&mut self) -> Result<(), Box<Ending>> {
         let Some(agent) = self.agent.filter(|agent| agent.hook() == self.hook) else {
             return Ok(());
         };
@@ -149,10 +150,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 self.cx.step(place, || Step::about(packet, action).by(by));
             }
             Ruling::Drop(code, by) => {
-                return Err(Ending {
-                    verdict: NfVerdict::Drop(code),
-                    by: Some(by),
-                });
+                return Err(Box::new(Ending::new(NfVerdict::Drop(code), Some(by))));
             }
         }
         Ok(())
@@ -197,7 +195,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     // ---- rules ----
 
     /// Goes through the built-in chain of a table.
-    fn table(&mut self, table: Table) -> Result<(), Ending> {
+    fn table(&mut self, table: Table) -> Result<(), Box<Ending>> {
         let rules = self.rules;
         let index = rules.index.get(table as usize);
         let start = index.and_then(|index| index.hooks.get(self.hook as usize).copied().flatten());
@@ -218,13 +216,13 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         match self.chain(within, start) {
             Flow::Accept => Ok(()),
             Flow::End(ending) => Err(ending),
-            Flow::Back if chain.policy == Some(ChainPolicy::Drop) => Err(Ending {
-                verdict: NfVerdict::Drop(Code::NfPolicyDrop),
-                by: R::ENABLED.then(|| {
+            Flow::Back if chain.policy == Some(ChainPolicy::Drop) => Err(Box::new(Ending::new(
+                NfVerdict::Drop(Code::NfPolicyDrop),
+                R::ENABLED.then(|| {
                     let text = format!("{} {name} policy DROP", table.name());
                     Decider::new(DeciderKind::ChainPolicy, text)
                 }),
-            }),
+            ))),
             Flow::Back => Ok(()),
         }
     }
@@ -238,21 +236,22 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         let Some(known) = within.index.rules.get(n as usize) else {
             return Flow::Back;
         };
+        let quiet = !R::ENABLED && self.live.counters.is_none();
         let mut examined = 0_u32;
         let mut flow = Flow::Back;
         for (rule, known) in chain.rules.iter().zip(known) {
             let position = examined;
             examined += 1;
-            if !self.matches(rule, *known) {
+            // Nobody looks whether it matches, and there is nothing to do in that chain.
+            if quiet && known.idles && within.is_empty(known.jump) {
+                continue;
+            }
+            if !self.matches(rule, known) {
                 continue;
             }
             if let Some(counters) = &mut self.live.counters {
                 let key = (self.rules.family, table, n, position);
                 *counters.entry(key).or_insert(0) += 1;
-            }
-            // Nobody looks, and there is nothing to do in that chain.
-            if known.calls && !R::ENABLED && within.is_empty(known.jump) {
-                continue;
             }
             let Some(target) = &rule.target else { continue };
             self.matched(table, name, rule, target);
@@ -306,14 +305,14 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         let by = || R::ENABLED.then(|| decider(chain, rule, family));
         match target {
             Target::Accept => Some(Flow::Accept),
-            Target::Drop => Some(Flow::End(Ending {
-                verdict: NfVerdict::Drop(rule.end_code()),
-                by: by(),
-            })),
-            Target::Reject(with) => Some(Flow::End(Ending {
-                verdict: self.reject(*with, rule),
-                by: by(),
-            })),
+            Target::Drop => Some(Flow::End(Box::new(Ending::new(
+                NfVerdict::Drop(rule.end_code()),
+                by(),
+            )))),
+            Target::Reject(with) => Some(Flow::End(Box::new(Ending::new(
+                self.reject(*with, rule),
+                by(),
+            )))),
             Target::Return => Some(Flow::Back),
             Target::Jump(_) | Target::Goto(_) => Some(self.chain(within, jump)),
             Target::Mark(mark) => {
@@ -336,7 +335,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                     .ns
                     .masquerade_source(out, next_hop, self.skb.packet.dst)
                 else {
-                    return Some(Flow::End(Ending::drop(rule.end_code())));
+                    return Some(Flow::End(Box::new(Ending::drop(rule.end_code()))));
                 };
                 let range = NatRange {
                     addrs: Some((source, source)),
@@ -348,7 +347,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             }
             Target::Redirect { ports, random } => {
                 let Some(to) = self.redirect_address() else {
-                    return Some(Flow::End(Ending::drop(rule.end_code())));
+                    return Some(Flow::End(Box::new(Ending::drop(rule.end_code()))));
                 };
                 let range = NatRange {
                     addrs: Some((to, to)),
@@ -442,7 +441,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     // ---- connection tracking and translation ----
 
     /// The conntrack hook.
-    fn track(&mut self) -> Result<(), Ending> {
+    fn track(&mut self) -> Result<(), Box<Ending>> {
         let Some(table) = &mut self.ct else {
             return Ok(());
         };
@@ -464,13 +463,13 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             Tracked::Untracked => CtInfo::Untracked,
             Tracked::Full => {
                 let max = table.settings.max;
-                return Err(Ending {
-                    verdict: NfVerdict::Drop(Code::CtTableFull),
-                    by: R::ENABLED.then(|| {
+                return Err(Box::new(Ending::new(
+                    NfVerdict::Drop(Code::CtTableFull),
+                    R::ENABLED.then(|| {
                         let text = format!("net.netfilter.nf_conntrack_max = {max}");
                         Decider::new(DeciderKind::Sysctl, text)
                     }),
-                });
+                )));
             }
         };
         self.skb.ct_info = info;
@@ -501,7 +500,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     }
 
     /// The nat hook: the first packet of a connection asks the rules, all are rewritten.
-    fn nat(&mut self, manip: Manip) -> Result<(), Ending> {
+    fn nat(&mut self, manip: Manip) -> Result<(), Box<Ending>> {
         let Some(ct) = self.skb.ct else {
             return Ok(());
         };
@@ -514,7 +513,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         if asks {
             self.table(Table::Nat)?;
             if self.set_up_with(manip, &NULL_BINDING, None).is_err() {
-                return Err(Ending::drop(Code::NatNoPort));
+                return Err(Box::new(Ending::drop(Code::NatNoPort)));
             }
         }
         let Some(table) = &self.ct else {
@@ -553,7 +552,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         manip: Manip,
         range: &NatRange,
         masquerade: Option<DevIndex>,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), Box<Ending>> {
         let (Some(ct), Some(table)) = (self.skb.ct, &mut self.ct) else {
             return Ok(());
         };
@@ -562,11 +561,11 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         let (now, dice) = (self.cx.now, &mut *self.cx.dice);
         table
             .set_up(ct, manip, range, masquerade, now, |n| dice.pick(stream, n))
-            .map_err(|_| Ending::drop(Code::NatNoPort))
+            .map_err(|_| Box::new(Ending::drop(Code::NatNoPort)))
     }
 
     /// The packet has made it: its connection becomes real.
-    fn confirm(&mut self) -> Result<(), Ending> {
+    fn confirm(&mut self) -> Result<(), Box<Ending>> {
         let (Some(ct), Some(table)) = (self.skb.ct, &mut self.ct) else {
             return Ok(());
         };
@@ -578,14 +577,14 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 self.skb.ct = Some(lasting);
                 Ok(())
             }
-            None => Err(Ending::drop(Code::NatNoPort)),
+            None => Err(Box::new(Ending::drop(Code::NatNoPort))),
         }
     }
 
     // ---- matches ----
 
     /// Whether all conditions of a rule hold.
-    fn matches(&mut self, rule: &Rule, known: Known) -> bool {
+    fn matches(&mut self, rule: &Rule, known: &Known) -> bool {
         known.states.is_none_or(|wanted| {
             let found = self.ct_states();
             holds(Some(wanted), |wanted| wanted.intersects(found))

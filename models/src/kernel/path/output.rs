@@ -107,9 +107,13 @@ impl Netns {
                 }
             }
         }
-        let packet = skb.packet.clone();
+        // The packet goes on for good; only who looks on needs to see it again.
+        let seen = R::ENABLED.then(|| skb.packet.clone());
         match self.postroute(skb, mtu, cx) {
-            Filtered::Ended(code) if !tcp => Err(self.fail(&packet, code, Errno::EPERM, None, cx)),
+            Filtered::Ended(code) if !tcp => Err(match seen {
+                Some(packet) => self.fail(&packet, code, Errno::EPERM, None, cx),
+                None => Errno::EPERM,
+            }),
             Filtered::Ended(_) | Filtered::Passes => Ok(()),
         }
     }
@@ -173,12 +177,12 @@ impl Netns {
         if filtered != Filtered::Passes {
             return filtered;
         }
-        if skb.packet.len() > mtu && skb.packet.df {
-            self.too_big(&skb, mtu, Stage::Transmit, cx);
-        } else if skb.packet.len() > mtu {
-            self.fragment(skb, mtu, cx);
-        } else {
+        if skb.packet.len() <= mtu {
             self.neighbour_output(skb, cx);
+        } else if skb.packet.df {
+            self.too_big(&skb, mtu, Stage::Transmit, cx);
+        } else {
+            self.fragment(skb, mtu, cx);
         }
         Filtered::Passes
     }

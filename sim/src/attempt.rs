@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::api::{Pod, PodSpec};
-use podwire_models::base::{Dice, Namespace, Ratio, Time};
+use podwire_models::base::{Dice, Family, Namespace, Ratio, Time};
 use podwire_models::control::dns::resolver::ResolvConf;
 use podwire_models::wire::{Code, L4, NetnsId};
 
@@ -18,7 +18,7 @@ use crate::source::OriginTable;
 use crate::trace::record::{Record, Trace, TraceRecorder};
 use crate::traffic::icmp::PingSettings;
 use crate::traffic::lookup::{Flavour, LookupSettings};
-use crate::traffic::probe::{Attempt, Host, Probe};
+use crate::traffic::probe::{Attempt, Host, Probe, SocketOptions};
 use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, sctp, tcp, udp};
 
 /// Why an attempt cannot even be made: the request is wrong.
@@ -33,6 +33,12 @@ pub enum AttemptError {
     /// The target has no address.
     #[error("{0} has no address")]
     NoAddress(String),
+    /// The target has no address of the wanted family.
+    #[error("{0} has no {1} address")]
+    NoAddressOf(String, Family),
+    /// An echo has an identifier and no ports.
+    #[error("an echo request has no source port")]
+    NoSourcePort,
     /// The target needs a port.
     #[error("{0} needs a port, as in {0}:80")]
     NoPort(String),
@@ -64,6 +70,26 @@ pub struct Request {
     pub l4: L4,
     /// How long the client waits.
     pub timeout: Duration,
+    /// The only family of addresses that is tried; whatever the target has if not given.
+    pub family: Option<Family>,
+    /// What the client wants of its socket.
+    pub socket: SocketOptions,
+}
+
+impl Request {
+    /// Returns a request that leaves everything else to the kernel.
+    pub const fn new(target: Target, l4: L4, timeout: Duration) -> Self {
+        Self {
+            target,
+            l4,
+            timeout,
+            family: None,
+            socket: SocketOptions {
+                source_port: None,
+                ttl: None,
+            },
+        }
+    }
 }
 
 /// One outcome of an attempt.
@@ -129,7 +155,7 @@ impl Lab {
     /// # Errors
     /// If the target does not exist, or lacks what the protocol needs.
     pub fn probe(&self, source: &Source, request: &Request) -> Result<Probe, AttemptError> {
-        let (host, port) = self.resolve(source, &request.target)?;
+        let (host, port) = self.resolve(source, request)?;
         let needs_port = || AttemptError::NoPort(request.target.to_string());
         let attempt = match request.l4 {
             L4::Tcp => {
@@ -163,31 +189,40 @@ impl Lab {
                 };
                 Attempt::Sctp(port.ok_or_else(needs_port)?, settings)
             }
+            L4::Icmp if request.socket.source_port.is_some() => {
+                return Err(AttemptError::NoSourcePort);
+            }
             L4::Icmp => Attempt::Echo(PingSettings {
                 count: 1,
                 timeout: request.timeout,
                 ..PingSettings::default()
             }),
         };
-        Ok(Probe::new(host, attempt))
+        Ok(Probe::new(host, attempt).with(request.socket))
     }
 
     fn resolve(
         &self,
         source: &Source,
-        target: &Target,
+        request: &Request,
     ) -> Result<(Host, Option<u16>), AttemptError> {
+        let target = &request.target;
         let missing = || AttemptError::NoSuchTarget(target.to_string());
-        let at = |ip: Option<IpAddr>| {
-            ip.map(Host::Address)
-                .ok_or_else(|| AttemptError::NoAddress(target.to_string()))
+        let wanted = |ip: &&IpAddr| request.family.is_none_or(|f| f == Family::of(**ip));
+        let at = |ips: &[IpAddr]| match (ips.iter().find(wanted), request.family) {
+            (Some(ip), _) => Ok(Host::Address(*ip)),
+            (None, Some(family)) => Err(AttemptError::NoAddressOf(target.to_string(), family)),
+            (None, None) => Err(AttemptError::NoAddress(target.to_string())),
         };
         let name = |name: &str| match name.parse::<IpAddr>() {
-            Ok(ip) => Host::Address(ip),
-            Err(_) => Host::Name {
+            Ok(ip) => at(&[ip]),
+            Err(_) => Ok(Host::Name {
                 candidates: source.resolv_conf.candidates(name),
-                resolver: LookupSettings::new(Flavour::Glibc, &source.resolv_conf.nameservers),
-            },
+                resolver: LookupSettings {
+                    family: request.family,
+                    ..LookupSettings::new(Flavour::Glibc, &source.resolv_conf.nameservers)
+                },
+            }),
         };
         match target {
             Target::Service { key, port } => {
@@ -205,7 +240,7 @@ impl Lab {
                     }
                     None => service.ports.first().map(|p| p.port),
                 };
-                Ok((at(service.cluster_ips().first().copied())?, number))
+                Ok((at(service.cluster_ips())?, number))
             }
             Target::Pod { key, port } => {
                 let pod = self.objects.pods.get(key).ok_or_else(missing)?;
@@ -222,21 +257,21 @@ impl Lab {
                     }
                     None => pod.spec.ports().next().map(|p| p.container_port),
                 };
-                Ok((at(pod.pod_ips.first().copied())?, number))
+                Ok((at(&pod.pod_ips)?, number))
             }
             Target::Node { name, port } => {
                 let node = self.objects.nodes.get(name).ok_or_else(missing)?;
-                Ok((at(node.internal_ips.first().copied())?, *port))
+                Ok((at(&node.internal_ips)?, *port))
             }
             Target::Host { name, port } => {
                 let of =
                     |h: &&podwire_models::cluster::install::OutsideHost| &*h.name == name.as_str();
                 let host = self.plan.site.hosts.iter().find(of).ok_or_else(missing)?;
-                Ok((Host::Address(host.ip), *port))
+                Ok((at(&[host.ip])?, *port))
             }
-            Target::Address { ip, port } => Ok((Host::Address(*ip), *port)),
-            Target::Name { name: text, port } => Ok((name(text), *port)),
-            Target::Url { host, port, .. } => Ok((name(host), Some(*port))),
+            Target::Address { ip, port } => Ok((at(&[*ip])?, *port)),
+            Target::Name { name: text, port } => Ok((name(text)?, *port)),
+            Target::Url { host, port, .. } => Ok((name(host)?, Some(*port))),
         }
     }
 
@@ -346,6 +381,7 @@ pub fn code_of(outcome: &ProbeOutcome, records: &[Record]) -> Code {
     match (outcome.result, outcome.code) {
         (ProbeResult::Connected, _) => Code::Ok,
         (ProbeResult::DnsFailure, Some(code)) => code,
+        (_, Some(Code::SourcePortTaken)) => Code::SourcePortTaken,
         (_, code) => on_the_way().or(code).unwrap_or(Code::NoAnswer),
     }
 }

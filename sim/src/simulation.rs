@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::base::hash::stable_hash;
-use podwire_models::base::{Dice, Errno, FxIndexMap, Purpose, Stream, Time};
+use podwire_models::base::{Dice, Errno, Family, FxIndexMap, Purpose, Stream, Time};
 use podwire_models::cluster::WireEnd;
 use podwire_models::cluster::carry::Carried;
 use podwire_models::cluster::install::Machines;
@@ -524,8 +524,9 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
                 l4,
                 remote,
                 connected,
+                port,
             } => {
-                let event = match self.open(id, netns, flow, l4, remote, connected) {
+                let event = match self.open(id, (netns, flow), l4, remote, connected, port) {
                     Ok((local, mtu)) => AppEvent::Opened { local, mtu },
                     Err(errno) => AppEvent::OpenFailed { errno },
                 };
@@ -590,15 +591,15 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         app.outcomes.push(outcome);
     }
 
-    /// `socket`, `bind` to an ephemeral port, and `connect`.
+    /// `socket`, `bind` to a port that is given or ephemeral, and `connect`.
     fn open(
         &mut self,
         id: AppId,
-        netns: NetnsId,
-        flow: FlowKey,
+        (netns, flow): (NetnsId, FlowKey),
         l4: L4,
         remote: End,
         connected: bool,
+        wanted: Option<u16>,
     ) -> Result<(End, u32), Errno> {
         self.load(netns, l4);
         let space = self
@@ -608,15 +609,22 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             .ok_or(Errno::ENETUNREACH)?;
         let source = space.source_for(remote.0)?;
         let mtu = space.path_mtu(remote.0, self.now);
-        let (first, last) = space.sysctls.local_port_range();
-        let size = u64::from(last.saturating_sub(first)) + 1;
-        let start = self
-            .dice
-            .pick(Stream::new(Purpose::SourcePort, flow.0), size);
-        let ports =
-            (0..size).filter_map(|n| u16::try_from(u64::from(first) + (start + n) % size).ok());
-        let free = |port: &u16| !space.sockets.port_taken(l4, (source, *port), remote);
-        let port = ports.into_iter().find(free).ok_or(Errno::EADDRNOTAVAIL)?;
+        let port = match wanted {
+            Some(port) if space.sockets.bind_conflict(l4, Family::of(source), port) => {
+                return Err(Errno::EADDRINUSE);
+            }
+            Some(port) => port,
+            None => {
+                let (first, last) = space.sysctls.local_port_range();
+                let size = u64::from(last.saturating_sub(first)) + 1;
+                let stream = Stream::new(Purpose::SourcePort, flow.0);
+                let start = self.dice.pick(stream, size);
+                let number = |n| u16::try_from(u64::from(first) + (start + n) % size).ok();
+                let free = |port: &u16| !space.sockets.port_taken(l4, (source, *port), remote);
+                let mut ports = (0..size).filter_map(number);
+                ports.find(free).ok_or(Errno::EADDRNOTAVAIL)?
+            }
+        };
         let local = (source, port);
         let (socket, peer) = if connected {
             (space.sockets.connect(l4, local, remote)?, Some(remote))

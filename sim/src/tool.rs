@@ -144,11 +144,7 @@ impl Tool {
                 (Program::Traceroute(Box::new(traceroute)), true)
             }
             Self::Curl { url, timeout, .. } => {
-                let request = Request {
-                    target: url.clone(),
-                    l4: L4::Tcp,
-                    timeout: *timeout,
-                };
+                let request = Request::new(url.clone(), L4::Tcp, *timeout);
                 let probe = lab.probe(source, &request)?;
                 (Program::Probe(Box::new(probe)), false)
             }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::base::{Errno, FxIndexMap};
+use crate::base::{Errno, Family, FxIndexMap};
 use crate::wire::{FiveTuple, L4};
 
 /// Identifies a socket of one namespace.
@@ -124,6 +124,20 @@ impl Sockets {
             || self.listeners.contains_key(&(l4, local.1))
     }
 
+    /// Returns whether a socket bound to this port on all addresses of a family would clash with another one
+    /// (`inet_csk_bind_conflict`, without `SO_REUSEADDR`).
+    pub fn bind_conflict(&self, l4: L4, family: Family, port: u16) -> bool {
+        let clash = |(addr, _): &(Option<IpAddr>, SocketId)| {
+            addr.is_none_or(|addr| Family::of(addr) == family)
+        };
+        let bound = self.listeners.get(&(l4, port));
+        bound.is_some_and(|bound| bound.iter().any(clash))
+            || self
+                .connected
+                .keys()
+                .any(|flow| (flow.l4, Family::of(flow.src), flow.sport) == (l4, family, port))
+    }
+
     /// Returns the bound sockets, for `ss -l`: protocol, address (`None` is all), port.
     pub fn listening(&self) -> impl Iterator<Item = (L4, Option<IpAddr>, u16)> {
         self.listeners
@@ -150,6 +164,21 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_port_is_taken_by_listeners_and_connections_of_its_family() {
+        let mut sockets = Sockets::default();
+        let ends = ((ip("10.0.0.1"), 40000), (ip("10.0.0.2"), 80));
+        sockets.connect(L4::Tcp, ends.0, ends.1).expect("free");
+        sockets.bind(L4::Tcp, None, 80).expect("free");
+        sockets.bind(L4::Tcp, Some(ip("::1")), 81).expect("free");
+        let taken = |family, port| sockets.bind_conflict(L4::Tcp, family, port);
+        assert!(taken(Family::V4, 40000), "a connection has it");
+        assert!(!taken(Family::V6, 40000), "of the other family");
+        assert!(taken(Family::V4, 80) && taken(Family::V6, 80), "both");
+        assert!(!taken(Family::V4, 81) && taken(Family::V6, 81));
+        assert!(!sockets.bind_conflict(L4::Udp, Family::V4, 80));
     }
 
     #[test]

@@ -138,6 +138,9 @@ codes! {
     PortBoundElsewhere "PORT_BOUND_ELSEWHERE": "a process listens on that port, but not on that address, so the host refuses",
         why "the process is bound to 127.0.0.1 instead of 0.0.0.0 or the pod's address",
         fix "bind it to all addresses";
+    SourcePortTaken "SOURCE_PORT_TAKEN": "the client asks for a source port that another socket of its machine has, so it sends nothing",
+        why "a second client, or an earlier connection that is not closed yet or in TIME-WAIT, is bound to the same port",
+        fix "let the kernel choose the source port, choose another one, or wait until the first socket is gone";
     BacklogFull "BACKLOG_FULL": "the listening socket's queue is full, so the SYN is dropped",
         why "the process accepts more slowly than clients connect",
         fix "raise the backlog, or accept faster";

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::http::HttpAnswer;
+use crate::base::Family;
 
 /// Meaning of application bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -103,6 +104,16 @@ pub enum RecordType {
     Ptr,
     Cname,
     Txt,
+}
+
+impl RecordType {
+    /// Returns the type of records that hold addresses of a family.
+    pub const fn of_addresses(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::A,
+            Family::V6 => Self::Aaaa,
+        }
+    }
 }
 
 /// DNS response codes (RFC 1035 §4.1.1) in use here. An empty answer with [`ResponseCode::NoError`] is "NODATA".

@@ -63,6 +63,7 @@ impl Behaviour for Flow {
                 l4: L4::Udp,
                 remote: self.remote,
                 connected: true,
+                port: None,
             }),
             AppEvent::Opened { local, .. } => {
                 self.local = Some(local);

@@ -134,11 +134,7 @@ pub(super) fn run(args: &TraceArgs) -> Done {
     let session = args.input.settle()?;
     let (_, note) = session.netns(&args.from)?;
     let source = session.lab.source(&args.from).map_err(Report::bad_input)?;
-    let request = Request {
-        target: args.to.clone(),
-        l4: args.proto.into(),
-        timeout: args.timeout.0,
-    };
+    let request = Request::new(args.to.clone(), args.proto.into(), args.timeout.0);
     let found = session
         .lab
         .explore(

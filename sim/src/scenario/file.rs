@@ -354,10 +354,10 @@ impl std::str::FromStr for ProbeProtocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum ProbeFamily {
     /// IPv4 only.
-    #[serde(rename = "IPv4")]
+    #[serde(rename = "IPv4", alias = "V4")]
     V4,
     /// IPv6 only.
-    #[serde(rename = "IPv6")]
+    #[serde(rename = "IPv6", alias = "V6")]
     V6,
 }
 

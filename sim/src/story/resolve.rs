@@ -16,7 +16,7 @@ use podwire_models::control::ipam::NodeCidrs;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
 use podwire_models::wire::L4;
 
-use crate::attempt::Request;
+use crate::attempt::{AttemptError, Request};
 use crate::fault::Fault;
 use crate::lab::{Lab, Plan};
 use crate::manifest;
@@ -24,11 +24,13 @@ use crate::problem::{Problem, ProblemCode, Severity};
 use crate::scenario::address::{Target, Thing};
 use crate::scenario::expect::Expectation;
 use crate::scenario::file::{
-    Entry, FaultKind, Listen, Must, Probe, ProbeProtocol, ScenarioFile, ServiceTime, Step,
+    Entry, FaultKind, Listen, Must, Probe, ProbeFamily, ProbeProtocol, ScenarioFile, ServiceTime,
+    Step,
 };
 use crate::scenario::text::{Mark, Text};
 use crate::source::{OriginTable, Source};
 use crate::tool::Tool;
+use crate::traffic::probe::SocketOptions;
 use crate::traffic::sctp;
 
 use super::writes::{Change, Written};
@@ -700,12 +702,13 @@ impl Resolver<'_> {
             ProbeProtocol::Sctp => L4::Sctp,
         };
         for (given, what) in [
-            (probe.source_port.is_some(), "a probe's `source_port`"),
-            (probe.family.is_some(), "a probe's `family`"),
-            (probe.ttl.is_some(), "a probe's `ttl`"),
+            (probe.source_port == Some(0), "source port"),
+            (probe.ttl == Some(0), "time to live"),
         ] {
             if given {
-                self.refuse(Some(probe.id.mark), what);
+                let title = format!("0 is no {what} of a probe");
+                let help = "leave it out to let the kernel choose";
+                self.problem(ProblemCode::ScnBadValue, probe.id.mark, title, help);
             }
         }
         let timeout = probe
@@ -713,9 +716,15 @@ impl Resolver<'_> {
             .as_ref()
             .map_or(Duration::from_secs(5), |t| t.0);
         let request = Request {
-            target: (*probe.to).clone(),
-            l4,
-            timeout,
+            family: probe.family.map(|family| match family {
+                ProbeFamily::V4 => Family::V4,
+                ProbeFamily::V6 => Family::V6,
+            }),
+            socket: SocketOptions {
+                source_port: probe.source_port,
+                ttl: probe.ttl,
+            },
+            ..Request::new((*probe.to).clone(), l4, timeout)
         };
         if !self.sender(&probe.from, lab) {
             return Vec::new();
@@ -737,6 +746,13 @@ impl Resolver<'_> {
             && lab.source(&probe.from).is_ok()
         {
             let code = match &*probe.to {
+                _ if matches!(
+                    error,
+                    AttemptError::NoAddressOf(..) | AttemptError::NoSourcePort
+                ) =>
+                {
+                    ProblemCode::ScnBadValue
+                }
                 Target::Service { .. } => ProblemCode::ScnUnknownService,
                 Target::Pod { .. } => ProblemCode::ScnUnknownPod,
                 Target::Node { .. } => ProblemCode::ScnUnknownNode,

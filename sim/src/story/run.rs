@@ -412,6 +412,7 @@ impl Run<'_> {
             self.open.remove(&n);
             let seen = self.codes.remove(&n);
             let code = match outcome.result {
+                _ if outcome.code == Some(Code::SourcePortTaken) => Code::SourcePortTaken,
                 ProbeResult::Connected => Code::Ok,
                 ProbeResult::DnsFailure => outcome.code.or(seen).unwrap_or(Code::NoAnswer),
                 ProbeResult::Refused

@@ -127,6 +127,7 @@ impl Ping {
                     l4: L4::Icmp,
                     remote: (self.remote, 0),
                     connected: false,
+                    port: None,
                 });
             }
             AppEvent::Opened { local, .. } => {
@@ -356,6 +357,7 @@ impl Traceroute {
                     l4: self.l4(),
                     remote: (self.remote, 0),
                     connected: false,
+                    port: None,
                 });
             }
             AppEvent::Opened { local, mtu } => {

@@ -1,4 +1,4 @@
-//! The stub resolver of a C library: sends A and AAAA for one candidate name after the other.
+//! The stub resolver of a C library: sends A and AAAA, or only one of them, for one candidate name after the other.
 //!
 //! Which candidates, in which order, is decided elsewhere from `resolv.conf` (search list, ndots); here are the
 //! sockets, the timers, and what ends a lookup. Source: `res_send.c` and `res_query.c` of glibc, `res_msend.c` and
@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podwire_models::base::{Dice, Errno, Time};
+use podwire_models::base::{Dice, Errno, Family, Time};
 use podwire_models::wire::{
     Code, Dns, DnsResponse, L4, Message, Packet, RecordData, RecordType, ResponseCode,
 };
@@ -50,6 +50,8 @@ pub struct LookupSettings {
     pub timeout: Duration,
     /// `attempts:`.
     pub attempts: u32,
+    /// The only family asked for (`ai_family` of `getaddrinfo(3)`); both if not given.
+    pub family: Option<Family>,
 }
 
 impl LookupSettings {
@@ -60,6 +62,7 @@ impl LookupSettings {
             nameservers: nameservers.iter().take(3).map(|ip| (*ip, 53)).collect(),
             timeout: Duration::from_secs(5),
             attempts: 2,
+            family: None,
         }
     }
 }
@@ -163,7 +166,7 @@ pub struct Lookup {
     candidate: usize,
     server: usize,
     attempt: u32,
-    queries: [Query; 2],
+    queries: Vec<Query>,
     /// A answered and AAAA did not: glibc asks again, one after the other.
     serial: bool,
     /// Queries musl may still repeat at once after SERVFAIL.
@@ -194,11 +197,13 @@ impl Lookup {
         let candidates: Vec<_> = candidates.iter().map(|name| canonical(name)).collect();
         let lengths = candidates.iter().map(|name| name.len()).enumerate();
         let as_given = lengths.min_by_key(|(_, len)| *len).map_or(0, |(n, _)| n);
-        let query = |record_type| Query {
+        let query = |family: &Family| Query {
             id: 0,
-            record_type,
+            record_type: RecordType::of_addresses(*family),
             answer: None,
         };
+        let wanted = |family: &&Family| settings.family.is_none_or(|only| only == **family);
+        let queries = Family::ALL.iter().filter(wanted).map(query).collect();
         Self {
             settings,
             candidates,
@@ -208,7 +213,7 @@ impl Lookup {
             candidate: 0,
             server: 0,
             attempt: 0,
-            queries: [query(RecordType::A), query(RecordType::Aaaa)],
+            queries,
             serial: false,
             servfail_budget: 0,
             got_nodata: false,
@@ -262,8 +267,9 @@ impl Lookup {
             query.id = u16::try_from(id).unwrap_or_default();
             query.answer = None;
         }
-        let [a, aaaa] = &mut self.queries;
-        if a.id == aaaa.id {
+        if let [a, aaaa] = self.queries.as_mut_slice()
+            && a.id == aaaa.id
+        {
             aaaa.id = a.id.wrapping_add(1);
         }
         (self.server, self.attempt) = (0, 0);
@@ -286,6 +292,7 @@ impl Lookup {
             l4: L4::Udp,
             remote,
             connected: self.settings.flavour == Flavour::Glibc,
+            port: None,
         });
     }
 

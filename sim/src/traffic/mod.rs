@@ -91,7 +91,7 @@ pub enum AppEvent {
 /// What a client or server wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make a socket on an ephemeral port; answer with [`AppEvent::Opened`] or [`AppEvent::OpenFailed`].
+    /// Make a socket; answer with [`AppEvent::Opened`] or [`AppEvent::OpenFailed`].
     Open {
         /// Protocol.
         l4: L4,
@@ -99,6 +99,8 @@ pub enum Action {
         remote: End,
         /// Whether it is connected, so that it receives from `remote` only and gets errors.
         connected: bool,
+        /// The port it is bound to first (`bind(2)`, all addresses); an ephemeral one if not given.
+        port: Option<u16>,
     },
     /// A listening TCP socket made the socket of one connection: register it, so that errors find it.
     Accept {
@@ -311,6 +313,7 @@ impl ProbeOutcome {
     pub fn error(errno: Errno, after: Duration) -> Self {
         let result = ProbeResult::of(errno);
         let code = match result {
+            _ if errno == Errno::EADDRINUSE => Some(Code::SourcePortTaken),
             ProbeResult::Timeout => Some(Code::NoAnswer),
             ProbeResult::Reset => Some(Code::ConnectionReset),
             ProbeResult::Connected

@@ -43,6 +43,15 @@ pub enum Attempt {
     Echo(PingSettings),
 }
 
+/// What a client wants of its own socket; the kernel decides what is not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Source port (`bind(2)`).
+    pub source_port: Option<u16>,
+    /// Time to live, or hop limit, of what it sends (`IP_TTL`, `IPV6_UNICAST_HOPS`).
+    pub ttl: Option<u8>,
+}
+
 #[derive(Clone, Debug)]
 enum Client {
     Lookup(Lookup),
@@ -79,6 +88,7 @@ impl Client {
 pub struct Probe {
     host: Host,
     attempt: Attempt,
+    options: SocketOptions,
     client: Option<Client>,
     /// Addresses not tried yet, last first.
     rest: Vec<IpAddr>,
@@ -92,6 +102,10 @@ impl Probe {
         Self {
             host,
             attempt,
+            options: SocketOptions {
+                source_port: None,
+                ttl: None,
+            },
             client: None,
             rest: Vec::new(),
             started: Time::ZERO,
@@ -109,6 +123,33 @@ impl Probe {
             Attempt::Echo(settings) => settings.len = bytes,
         }
         self
+    }
+
+    /// Returns the probe with options for its socket. The sockets of the lookup before it have none.
+    #[must_use]
+    pub const fn with(mut self, options: SocketOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Sets the options of the client's socket in what the client wants done.
+    fn set_options(&self, action: &mut Action) {
+        match (action, &self.client) {
+            (_, Some(Client::Lookup(_)) | None) => {}
+            (Action::Open { port, .. }, Some(_)) => *port = self.options.source_port,
+            (Action::Send(packet), Some(_)) => {
+                packet.ttl = self.options.ttl.unwrap_or(packet.ttl);
+            }
+            (
+                Action::Accept { .. }
+                | Action::Close { .. }
+                | Action::Dropped { .. }
+                | Action::SetTimer { .. }
+                | Action::CancelTimer { .. }
+                | Action::Done(_),
+                Some(_),
+            ) => {}
+        }
     }
 
     /// Returns whether nothing more will happen.
@@ -185,7 +226,8 @@ impl Probe {
         };
         client.handle(event, &mut inner);
         let mut done = None;
-        for action in actions {
+        for mut action in actions {
+            self.set_options(&mut action);
             match action {
                 Action::Done(outcome) => done = Some(*outcome),
                 Action::Open { .. }

@@ -131,6 +131,7 @@ impl UdpClient {
             l4: L4::Udp,
             remote: self.remote,
             connected: true,
+            port: None,
         });
     }
 

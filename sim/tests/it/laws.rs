@@ -82,11 +82,11 @@ fn cluster(endpoints: u32, strangers: u32) -> Lab {
 /// Runs one attempt by name; also one by a stranger first, if wanted.
 fn run<D: podwire_models::base::Dice>(lab: &Lab, dice: D, stranger: bool) -> (Trace, D) {
     let mut simulation = lab.start(dice, TraceRecorder::new());
-    let request = Request {
-        target: "server:80".parse().unwrap(),
-        l4: L4::Tcp,
-        timeout: Duration::from_secs(5),
-    };
+    let request = Request::new(
+        "server:80".parse().unwrap(),
+        L4::Tcp,
+        Duration::from_secs(5),
+    );
     if stranger {
         let source = lab.source(&"pod/shop/zz-0".parse().unwrap()).unwrap();
         lab.attempt(&mut simulation, &source, &request, Time::from_secs(20))

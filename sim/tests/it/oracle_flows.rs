@@ -225,14 +225,14 @@ fn flow(lab: &Lab, origins: &OriginTable, line: &Value, tally: &mut Tally, name:
         L4::Tcp
     };
     let dst: SocketAddr = text_of(line, "dst").parse().unwrap();
-    let request = Request {
-        target: Target::Address {
+    let request = Request::new(
+        Target::Address {
             ip: dst.ip(),
             port: Some(dst.port()),
         },
         l4,
-        timeout: Duration::from_millis(1600),
-    };
+        Duration::from_millis(1600),
+    );
     let from = sender(lab, &text_of(line, "src"));
     let what = format!(
         "{name}: {} {} {} to {dst}",
@@ -324,11 +324,11 @@ fn health(lab: &Lab, line: &Value, tally: &mut Tally, name: &str) {
         "kube-proxy healthz" => "/healthz",
         _ => "/",
     };
-    let request = Request {
-        target: format!("http://{dst}{path}").parse().unwrap(),
-        l4: L4::Tcp,
-        timeout: Duration::from_millis(1600),
-    };
+    let request = Request::new(
+        format!("http://{dst}{path}").parse().unwrap(),
+        L4::Tcp,
+        Duration::from_millis(1600),
+    );
     let from = sender(lab, &text_of(line, "src"));
     let mut simulation = lab.start(Seeded::new(1), NoRecorder);
     let limit = simulation.now() + Duration::from_secs(10);

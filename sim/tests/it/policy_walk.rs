@@ -88,15 +88,15 @@ fn try_all(lab: &Lab, name: &str, rows: &[(&Row, bool)]) -> Vec<String> {
             (Some(service), _) => format!("svc/{service}:{}", row.port),
             (None, _) => format!("pod/{}:{}", row.destination, row.port),
         };
-        let request = Request {
-            target: target.parse().unwrap(),
-            l4: match row.protocol {
+        let request = Request::new(
+            target.parse().unwrap(),
+            match row.protocol {
                 Protocol::Tcp => L4::Tcp,
                 Protocol::Udp => L4::Udp,
                 Protocol::Sctp => L4::Sctp,
             },
-            timeout: Duration::from_secs(1),
-        };
+            Duration::from_secs(1),
+        );
         let source = source(lab, &row.source);
         let probe = lab.probe(&source, &request).unwrap();
         let label = format!("{} {} to {target}", source.name, row.protocol);

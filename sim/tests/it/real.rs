@@ -51,11 +51,11 @@ fn every_service_answers(file: &str) {
                 "{}.{}:{}",
                 service.key.name, service.key.namespace, port.port
             );
-            let request = Request {
-                target: name.parse::<Target>().unwrap(),
-                l4: L4::Tcp,
-                timeout: Duration::from_secs(5),
-            };
+            let request = Request::new(
+                name.parse::<Target>().unwrap(),
+                L4::Tcp,
+                Duration::from_secs(5),
+            );
             let outcomes = lab.explore(&source, &request, &origins, 1, 4096).unwrap();
             let sum = outcomes.iter().fold(Ratio::ZERO, |sum, o| sum + o.chance);
             assert_eq!(sum, Ratio::ONE, "{name}");

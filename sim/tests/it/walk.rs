@@ -130,11 +130,7 @@ fn a_cluster_ip_answers_under_every_profile() {
 fn explored(target: &str) -> Vec<Attempted> {
     let lab = Lab::build(shop(), Plan::default());
     let source = lab.source(&"pod/shop/client".parse().unwrap()).unwrap();
-    let request = Request {
-        target: target.parse().unwrap(),
-        l4: L4::Tcp,
-        timeout: Duration::from_secs(5),
-    };
+    let request = Request::new(target.parse().unwrap(), L4::Tcp, Duration::from_secs(5));
     lab.explore(&source, &request, &OriginTable::default(), 1, 1000)
         .unwrap()
 }

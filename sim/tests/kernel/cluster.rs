@@ -438,11 +438,11 @@ fn compare(world: &World, number: usize) -> (usize, String) {
     for ((from, to), real) in world.flows.iter().zip(&real) {
         let (proto, target) = to.split_once(' ').unwrap();
         let (ip, port) = resolve(&lab, target);
-        let request = Request {
-            target: format!("{ip}:{port}").parse().unwrap(),
-            l4: if proto == "tcp" { L4::Tcp } else { L4::Udp },
-            timeout: PATIENCE,
-        };
+        let request = Request::new(
+            format!("{ip}:{port}").parse().unwrap(),
+            if proto == "tcp" { L4::Tcp } else { L4::Udp },
+            PATIENCE,
+        );
         let source = lab.source(&from.parse().unwrap()).unwrap();
         let ours = known
             .entry(((*from).to_owned(), to.clone()))

@@ -155,10 +155,7 @@ impl Zone {
         };
         let owner: Arc<str> = name.into();
         let wanted = |data: &&RecordData| match data {
-            RecordData::Address(ip) => match Family::of(*ip) {
-                Family::V4 => record_type == RecordType::A,
-                Family::V6 => record_type == RecordType::Aaaa,
-            },
+            RecordData::Address(ip) => record_type == RecordType::of_addresses(Family::of(*ip)),
             RecordData::Cname(_) => {
                 matches!(
                     record_type,

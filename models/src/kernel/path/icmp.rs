@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::netfilter::chain::RejectWith;
+use super::super::socket::Found;
 use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
 use crate::base::{Dice, Family, FxIndexMap, Time};
 use crate::wire::{
-    Action, Code, Decider, DeciderKind, DevIndex, Fragment, Head, Icmp, IcmpError, Packet, Payload,
-    Quoted, Recorder, Sctp, SctpChunk, Stage, Step, Tcp, TcpFlags, Transport, size,
+    Action, Code, Decider, DeciderKind, DevIndex, Fragment, Head, Icmp, IcmpError, L4, Packet,
+    Payload, Quoted, Recorder, Sctp, SctpChunk, Stage, Step, Tcp, TcpFlags, Transport, size,
 };
 
 /// How long a learned path MTU is believed (`net.ipv4.route.mtu_expires`).
@@ -372,9 +373,12 @@ impl Netns {
         });
         let tuple = crate::wire::FiveTuple::of_quoted(&about);
         let socket = tuple.and_then(|t| {
-            self.sockets
-                .connected(t.l4, (t.src, t.sport), (t.dst, t.dport))
-                .map(|s| (s, t))
+            let (local, remote) = ((t.src, t.sport), (t.dst, t.dport));
+            let connected = self.sockets.connected(t.l4, local, remote);
+            let found = self.sockets.lookup(t.l4, local, remote);
+            // Sockets of datagrams are found by their own end alone; those of TCP and SCTP are not.
+            let bound = matches!(found, Found::Socket(_)) && matches!(t.l4, L4::Udp | L4::Icmp);
+            (connected.is_some() || bound).then_some((connected, t))
         });
         let place = self.place(skb.in_dev, Stage::Socket);
         let Some((socket, tuple)) = socket else {
@@ -390,6 +394,10 @@ impl Netns {
                 },
             )
         });
+        // A socket that is not connected hears of no errors; raw sockets have had their copy.
+        let Some(socket) = socket else {
+            return;
+        };
         let (errno, fatal) = kind.errno(Family::of(about.src));
         cx.effects.push(Effect::SocketError {
             socket,

@@ -119,6 +119,7 @@ impl SctpClient {
             l4: L4::Sctp,
             remote: self.remote,
             connected: true,
+            port: None,
         });
     }
 

@@ -131,6 +131,7 @@ impl TcpClient {
             l4: L4::Tcp,
             remote: self.remote,
             connected: true,
+            port: None,
         });
     }
 

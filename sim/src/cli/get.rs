@@ -17,12 +17,14 @@ use super::explain::pretty;
 use super::input::{InputArgs, Session};
 use super::table;
 use super::{Done, Report};
+use crate::manifest::print;
 
 const EXAMPLES: &str = "\
 Examples:
   podwire get pods -f shop.yaml -o wide
   podwire get endpoints -f shop.yaml -n shop
   kubectl get nodes,pods,svc -A -o yaml | podwire get svc -f -
+  podwire get endpointslices -f shop.yaml -n shop -o yaml
   podwire get pods -f shop.yaml -o json | jq -r '.items[].ips[0]'";
 
 /// Show objects of the settled cluster, as kubectl does: which pod got which address, which endpoints a Service has
@@ -77,6 +79,8 @@ enum Output {
     Wide,
     /// For programs.
     Json,
+    /// As manifests, which every command takes with -f: kubectl's own form.
+    Yaml,
 }
 
 /// Objects of one kind: the columns of their table (the last ones only if it is wide), and each object as a row and
@@ -93,6 +97,7 @@ struct Item {
     name: String,
     cells: Vec<String>,
     json: Value,
+    manifest: Value,
 }
 
 pub(super) fn run(args: &GetArgs) -> Done {
@@ -111,6 +116,10 @@ pub(super) fn run(args: &GetArgs) -> Done {
     Ok(match args.output {
         Output::Text => listing.report(false, &session),
         Output::Wide => listing.report(true, &session),
+        Output::Yaml => Report {
+            stderr: session.notes(),
+            ..Report::well(listing.yaml(args.name.is_some()))
+        },
         Output::Json => Report {
             stderr: session.warnings().to_owned(),
             ..Report::well(listing.json(args.kind, &session))
@@ -186,6 +195,16 @@ impl Listing {
         }
     }
 
+    /// One object by its name, or a list.
+    fn yaml(self, named: bool) -> String {
+        let mut manifests: Vec<Value> = self.items.into_iter().map(|item| item.manifest).collect();
+        let value = match (named, manifests.len()) {
+            (true, 1) => manifests.remove(0),
+            _ => print::list(manifests),
+        };
+        print::text(&value)
+    }
+
     fn json(self, kind: Kind, session: &Session) -> String {
         let kind = kind.to_possible_value().map(|v| v.get_name().to_owned());
         let items: Vec<Value> = self.items.into_iter().map(|item| item.json).collect();
@@ -222,6 +241,7 @@ fn pod(pod: &Pod) -> Item {
         namespace: Some(pod.key.namespace.to_string()),
         name: pod.key.name.to_string(),
         cells: cells.into(),
+        manifest: print::pod(pod),
         json: json!({
             "namespace": pod.key.namespace.as_str(),
             "name": pod.key.name.as_str(),
@@ -281,6 +301,7 @@ fn service(service: &Service) -> Item {
         namespace: Some(service.key.namespace.to_string()),
         name: service.key.name.to_string(),
         cells: cells.into(),
+        manifest: print::service(service),
         json: json!({
             "namespace": service.key.namespace.as_str(),
             "name": service.key.name.as_str(),
@@ -319,6 +340,7 @@ fn node(node: &Node) -> Item {
         namespace: None,
         name: node.name.to_string(),
         cells: cells.into(),
+        manifest: print::node(node),
         json: json!({
             "name": node.name.as_str(),
             "labels": labels(&node.labels),
@@ -359,6 +381,7 @@ fn endpoints(service: &Service, slices: &[EndpointSlice]) -> Item {
         namespace: Some(service.key.namespace.to_string()),
         name: name.to_owned(),
         cells: vec![joined(&ready)],
+        manifest: print::endpoints(service, slices),
         json: json!({
             "namespace": service.key.namespace.as_str(),
             "name": name,
@@ -429,6 +452,7 @@ fn slice(slice: &EndpointSlice) -> Item {
         namespace: Some(slice.key.namespace.to_string()),
         name: slice.key.name.to_string(),
         cells: cells.into(),
+        manifest: print::endpoint_slice(slice),
         json: json!({
             "namespace": slice.key.namespace.as_str(),
             "name": slice.key.name.as_str(),
@@ -450,6 +474,7 @@ fn policy(policy: &NetworkPolicy) -> Item {
         namespace: Some(policy.key.namespace.to_string()),
         name: policy.key.name.to_string(),
         cells: cells.into(),
+        manifest: print::network_policy(policy),
         json: json!({
             "namespace": policy.key.namespace.as_str(),
             "name": policy.key.name.as_str(),

@@ -4,7 +4,8 @@
 //! The way of a text: `yaml` (text → trees with places) → `schema` (no unknown fields, no wrong
 //! types) → `convert` (objects of the model, checked as the API server checks them) → `coverage`
 //! (what is not modelled is listed) → `check` (objects against each other). Every step notes its
-//! problems and goes on, so that all problems of all inputs are found at once.
+//! problems and goes on, so that all problems of all inputs are found at once. `print` is the way back: objects as
+//! manifests.
 
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
@@ -27,6 +28,7 @@ mod kinds;
 #[cfg(feature = "cli")]
 pub mod load;
 pub mod patch;
+pub mod print;
 mod reader;
 mod schema;
 pub mod tree;

@@ -178,6 +178,29 @@ fn objects_are_shown_as_kubectl_shows_them() {
 }
 
 #[test]
+fn yaml_of_get_is_an_input_again() {
+    let file = manifest("get-yaml", SHOP);
+    let mut all = String::new();
+    for kind in ["nodes", "pods", "svc", "endpointslices"] {
+        let report = podwire(&file, &["get", kind, "-o", "yaml"]);
+        assert!(report.stdout.starts_with("apiVersion: v1\nitems:\n- "));
+        all.push_str("---\n");
+        all.push_str(&report.stdout);
+    }
+    let settled = manifest("get-yaml-settled", &all);
+    for kind in ["nodes", "pods", "svc", "endpointslices", "endpoints"] {
+        let shown = |file| podwire(file, &["get", kind, "-o", "wide"]).stdout;
+        assert_eq!(shown(&file), shown(&settled), "{kind}");
+    }
+    let one = podwire(&file, &["get", "ep", "cart", "-n", "shop", "-o", "yaml"]).stdout;
+    assert!(
+        one.starts_with("apiVersion: v1\nkind: Endpoints\n"),
+        "{one}"
+    );
+    assert!(one.contains("- addresses:\n  - ip: 10.244."), "{one}");
+}
+
+#[test]
 fn tools_print_what_is_there() {
     let file = manifest("exec", SHOP);
     for (words, expected) in [

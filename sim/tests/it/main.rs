@@ -18,6 +18,7 @@ mod oracle_kube_proxy;
 mod golden;
 mod walk;
 mod manifests;
+mod written;
 mod materialize;
 mod problems;
 mod tree;

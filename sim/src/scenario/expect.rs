@@ -27,6 +27,8 @@ pub enum Expectation {
         backend: Option<Text<SocketAddr>>,
         /// Source address the server sees.
         seen_source: Option<Text<IpAddr>>,
+        /// How many questions about names it sends, repeated ones included.
+        queries: Option<u32>,
     },
     /// This share of a probe's attempts connects.
     Share {

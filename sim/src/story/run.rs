@@ -70,6 +70,8 @@ pub struct Attempted {
     pub at: Time,
     /// What the client saw, and why; nothing if the attempt could not be made.
     pub ended: Option<(ProbeOutcome, Code)>,
+    /// How many questions about names it sent.
+    pub queries: u32,
     must: Option<Must>,
     app: Option<AppId>,
     place: Place,
@@ -332,6 +334,7 @@ impl Run<'_> {
             probe: attempt.id.clone(),
             at,
             ended: None,
+            queries: 0,
             must: attempt.must,
             app: None,
             place: Place::CLUSTER,
@@ -396,19 +399,24 @@ impl Run<'_> {
                 self.codes.insert(owner, code);
             }
         }
-        let ended: Vec<(usize, ProbeOutcome)> = self
+        let ended: Vec<(usize, ProbeOutcome, u32)> = self
             .open
             .iter()
             .filter_map(|n| {
                 let app = self.attempts.get(*n)?.app?;
-                let mut outcomes = self.simulation.outcomes(app).iter();
-                outcomes.find_map(|outcome| match outcome {
-                    Outcome::Probe(outcome) => Some((*n, outcome.clone())),
+                let outcomes = self.simulation.outcomes(app);
+                let queries = |outcome: &Outcome| match outcome {
+                    Outcome::Lookup(lookup) => lookup.queries,
+                    Outcome::Probe(_) | Outcome::Ping(_) | Outcome::Traceroute(_) => 0,
+                };
+                let asked = outcomes.iter().map(queries).sum();
+                outcomes.iter().find_map(|outcome| match outcome {
+                    Outcome::Probe(outcome) => Some((*n, outcome.clone(), asked)),
                     Outcome::Lookup(_) | Outcome::Ping(_) | Outcome::Traceroute(_) => None,
                 })
             })
             .collect();
-        for (n, outcome) in ended {
+        for (n, outcome, queries) in ended {
             self.open.remove(&n);
             let seen = self.codes.remove(&n);
             let code = match outcome.result {
@@ -430,6 +438,7 @@ impl Run<'_> {
                 after: outcome.after,
             };
             attempt.ended = Some((outcome, code));
+            attempt.queries = queries;
             let place = attempt.place;
             let cause = self.simulation.recorder.cause();
             let now = self.simulation.now();
@@ -1043,6 +1052,7 @@ fn wanted_text(expected: &Expectation) -> String {
         pod,
         backend,
         seen_source,
+        queries,
         ..
     } = expected
     else {
@@ -1061,6 +1071,9 @@ fn wanted_text(expected: &Expectation) -> String {
     if let Some(source) = seen_source {
         let _ = write!(text, ", seen as {}", **source);
     }
+    if let Some(queries) = queries {
+        let _ = write!(text, ", after {queries} queries");
+    }
     text
 }
 
@@ -1072,6 +1085,7 @@ fn differs(expected: &Expectation, attempt: &Attempted) -> Option<String> {
         pod,
         backend,
         seen_source,
+        queries,
         ..
     } = expected
     else {
@@ -1105,6 +1119,9 @@ fn differs(expected: &Expectation, attempt: &Attempted) -> Option<String> {
     {
         let seen = seen.map_or_else(|| "nobody".into(), |seen| seen.to_string());
         return Some(format!("at {at}: the server saw {seen}"));
+    }
+    if queries.is_some_and(|wanted| wanted != attempt.queries) {
+        return Some(format!("at {at}: it sent {} queries", attempt.queries));
     }
     None
 }

@@ -297,7 +297,10 @@ impl Lab {
         let ended = |outcomes: &[Outcome]| {
             outcomes.iter().find_map(|outcome| match outcome {
                 Outcome::Probe(probe) => Some(probe.clone()),
-                Outcome::Lookup(_) | Outcome::Ping(_) | Outcome::Traceroute(_) => None,
+                Outcome::Lookup(_)
+                | Outcome::Ping(_)
+                | Outcome::Traceroute(_)
+                | Outcome::Dig(_) => None,
             })
         };
         loop {

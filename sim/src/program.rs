@@ -8,6 +8,7 @@ use podwire_models::wire::{DnsResponse, RecordType};
 
 use crate::simulation::Behaviour;
 use crate::traffic::coredns::{self, NameServer};
+use crate::traffic::dig::Dig;
 use crate::traffic::icmp::{Ping, Traceroute};
 use crate::traffic::probe::Probe;
 use crate::traffic::sctp::SctpServer;
@@ -38,6 +39,8 @@ pub enum Program {
     Ping(Box<Ping>),
     /// `traceroute`.
     Traceroute(Box<Traceroute>),
+    /// `dig`.
+    Dig(Box<Dig>),
 }
 
 /// One of the ports on which a node's kube-proxy answers load balancers.
@@ -73,6 +76,7 @@ impl Behaviour for Program {
             Self::Probe(probe) => probe.handle(event, cx),
             Self::Ping(ping) => ping.handle(event, cx),
             Self::Traceroute(traceroute) => traceroute.handle(event, cx),
+            Self::Dig(dig) => dig.handle(event, cx),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What applications say to each other, as far as anything here depends on it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -106,7 +107,30 @@ pub enum RecordType {
     Txt,
 }
 
+impl fmt::Display for RecordType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::A => "A",
+            Self::Aaaa => "AAAA",
+            Self::Srv => "SRV",
+            Self::Ptr => "PTR",
+            Self::Cname => "CNAME",
+            Self::Txt => "TXT",
+        })
+    }
+}
+
 impl RecordType {
+    /// All types.
+    pub const ALL: [Self; 6] = [
+        Self::A,
+        Self::Aaaa,
+        Self::Srv,
+        Self::Ptr,
+        Self::Cname,
+        Self::Txt,
+    ];
+
     /// Returns the type of records that hold addresses of a family.
     pub const fn of_addresses(family: Family) -> Self {
         match family {
@@ -124,6 +148,47 @@ pub enum ResponseCode {
     ServFail,
     NxDomain,
     Refused,
+}
+
+impl fmt::Display for ResponseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::NoError => "NOERROR",
+            Self::ServFail => "SERVFAIL",
+            Self::NxDomain => "NXDOMAIN",
+            Self::Refused => "REFUSED",
+        })
+    }
+}
+
+impl RecordData {
+    /// Returns the type of a record with this data.
+    pub const fn record_type(&self) -> RecordType {
+        match self {
+            Self::Address(ip) => RecordType::of_addresses(Family::of(*ip)),
+            Self::Cname(_) => RecordType::Cname,
+            Self::Srv { .. } => RecordType::Srv,
+            Self::Ptr(_) => RecordType::Ptr,
+            Self::Txt(_) => RecordType::Txt,
+        }
+    }
+}
+
+impl fmt::Display for RecordData {
+    /// The data as zone files have it (RFC 1035 §5.1).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(ip) => write!(f, "{ip}"),
+            Self::Cname(target) | Self::Ptr(target) => f.write_str(target),
+            Self::Srv {
+                priority,
+                weight,
+                port,
+                target,
+            } => write!(f, "{priority} {weight} {port} {target}"),
+            Self::Txt(text) => write!(f, "\"{text}\""),
+        }
+    }
 }
 
 impl Dns {

@@ -605,9 +605,9 @@ impl super::message::Message {
             Self::Response { server, .. } => Some(format!("answer of {server}")),
             Self::Http { answer, .. } => Some(format!("HTTP {}", answer.status)),
             Self::Dns(dns) => Some(match &dns.response {
-                None => format!("dns {:?}? {}", dns.record_type, dns.name),
+                None => format!("dns {}? {}", dns.record_type, dns.name),
                 Some(response) => format!(
-                    "dns {:?} {} {:?} {}",
+                    "dns {} {} {} {}",
                     dns.record_type,
                     dns.name,
                     response.code,

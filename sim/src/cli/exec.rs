@@ -39,13 +39,15 @@ Commands:
   ping [-c COUNT] ADDRESS
   traceroute [-n] [-I] [-m HOPS] ADDRESS
   curl [-s] [-m SECONDS] URL
+  dig NAME [TYPE] [@ADDRESS] [+short] [+search] [-x ADDRESS]
 
 Examples:
   podwire exec node/node-a -f shop.yaml -- iptables-save
   podwire exec node/node-a -f shop.yaml --component kube-proxy -- iptables-save
   podwire exec pod/shop/cart-0 -f shop.yaml -- ip route
   podwire exec deploy/shop/cart -f shop.yaml -- ss -ltn
-  podwire exec pod/shop/client -f shop.yaml -- curl http://cart:80/";
+  podwire exec pod/shop/client -f shop.yaml -- curl http://cart:80/
+  podwire exec pod/shop/client -f shop.yaml -- dig +search cart";
 
 /// Run a look-alike of a usual tool inside a pod, on a node or on an outside host
 #[derive(Debug, Args)]

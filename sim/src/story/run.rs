@@ -407,12 +407,18 @@ impl Run<'_> {
                 let outcomes = self.simulation.outcomes(app);
                 let queries = |outcome: &Outcome| match outcome {
                     Outcome::Lookup(lookup) => lookup.queries,
-                    Outcome::Probe(_) | Outcome::Ping(_) | Outcome::Traceroute(_) => 0,
+                    Outcome::Probe(_)
+                    | Outcome::Ping(_)
+                    | Outcome::Traceroute(_)
+                    | Outcome::Dig(_) => 0,
                 };
                 let asked = outcomes.iter().map(queries).sum();
                 outcomes.iter().find_map(|outcome| match outcome {
                     Outcome::Probe(outcome) => Some((*n, outcome.clone(), asked)),
-                    Outcome::Lookup(_) | Outcome::Ping(_) | Outcome::Traceroute(_) => None,
+                    Outcome::Lookup(_)
+                    | Outcome::Ping(_)
+                    | Outcome::Traceroute(_)
+                    | Outcome::Dig(_) => None,
                 })
             })
             .collect();

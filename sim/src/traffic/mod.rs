@@ -5,7 +5,7 @@
 //! together with a [`Ctx`], and carries out the [`Action`]s it finds there afterwards. Nothing here knows the
 //! simulation loop, so two machines can be connected by any pipe.
 //!
-//! Reading order: [`tcp`], [`udp`], [`sctp`], [`icmp`] (ping, traceroute), [`lookup`] (the stub resolver), [`coredns`] (the
+//! Reading order: [`tcp`], [`udp`], [`sctp`], [`icmp`] (ping, traceroute), [`lookup`] (the stub resolver), [`dig`], [`coredns`] (the
 //! name server), [`probe`] (name or address, then one of the clients).
 //!
 //! Leaves out: application protocols beyond one request line, TLS, congestion control beyond slow start, SACK.
@@ -25,6 +25,7 @@ pub mod udp;
 pub mod sctp;
 pub mod icmp;
 pub mod lookup;
+pub mod dig;
 pub mod coredns;
 pub mod probe;
 mod words;
@@ -384,6 +385,8 @@ pub enum Outcome {
     Ping(icmp::PingOutcome),
     /// The way to a host.
     Traceroute(Vec<icmp::Hop>),
+    /// A question about a name.
+    Dig(dig::DigOutcome),
 }
 
 /// Returns a packet from a socket of this host: TTL 64.

@@ -257,7 +257,7 @@ impl Probe {
             }
             Some(Outcome::Probe(outcome)) => self.attempted(outcome, cx),
             Some(Outcome::Ping(outcome)) => self.attempted(outcome.probe, cx),
-            Some(Outcome::Traceroute(_)) | None => {}
+            Some(Outcome::Traceroute(_) | Outcome::Dig(_)) | None => {}
         }
     }
 

@@ -55,6 +55,15 @@ impl fmt::Display for Outcome {
                 ping.answers.len(),
                 ping.sent
             ),
+            Self::Dig(dig) => match &dig.answer {
+                Some(answer) => {
+                    let code = answer.dns.response.as_ref().map(|response| response.code);
+                    let count = answer.dns.response.as_ref().map_or(0, |r| r.answers.len());
+                    let code = code.map_or_else(String::new, |code| code.to_string());
+                    write!(f, "{code} for {}, {count} records", answer.dns.name)
+                }
+                None => f.write_str("no servers could be reached"),
+            },
             Self::Traceroute(hops) => {
                 for (n, hop) in hops.iter().enumerate() {
                     let comma = if n == 0 { "" } else { ", " };

@@ -321,6 +321,12 @@ fn commands_that_send_packets_print_what_the_real_ones_do() {
         "{ping}"
     );
     assert_eq!(exec(&["ping", "cart"]).0, 2);
+    let (_, address) = exec(&["dig", "+short", "+search", "cart"]);
+    let (_, name) = exec(&["dig", "+short", "-x", address.trim()]);
+    assert_eq!(name, "cart.shop.svc.cluster.local.\n");
+    let (code, unknown) = exec(&["dig", "carrt.shop.svc.cluster.local"]);
+    assert!(unknown.contains("status: NXDOMAIN, id: "), "{unknown}");
+    assert_eq!(code, 0);
 }
 
 #[test]

@@ -113,7 +113,10 @@ fn try_all(lab: &Lab, name: &str, rows: &[(&Row, bool)]) -> Vec<String> {
             .iter()
             .find_map(|outcome| match outcome {
                 Outcome::Probe(probe) => Some(probe.result),
-                Outcome::Lookup(_) | Outcome::Ping(_) | Outcome::Traceroute(_) => None,
+                Outcome::Lookup(_)
+                | Outcome::Ping(_)
+                | Outcome::Traceroute(_)
+                | Outcome::Dig(_) => None,
             });
         // Not everything that may be reached listens; what is denied is dropped, never refused.
         let as_wanted = match found {

@@ -67,7 +67,7 @@ impl Zone {
         }
         for ip in service.cluster_ips() {
             self.add(&name, RecordData::Address(*ip));
-            self.add(&reverse(*ip), RecordData::Ptr(name.as_str().into()));
+            self.add(&reverse_name(*ip), RecordData::Ptr(name.as_str().into()));
         }
         for port in &service.ports {
             if let Some(port_name) = &port.name {
@@ -101,7 +101,7 @@ impl Zone {
                 self.add(name, RecordData::Address(*ip));
                 self.add(&full, RecordData::Address(*ip));
                 if endpoint.hostname.is_some() {
-                    self.add(&reverse(*ip), RecordData::Ptr(full.as_str().into()));
+                    self.add(&reverse_name(*ip), RecordData::Ptr(full.as_str().into()));
                 }
                 for port in &slice.ports {
                     if let (false, Some(number)) = (port.name.is_empty(), port.port) {
@@ -184,8 +184,8 @@ impl Zone {
     }
 }
 
-/// The name of an address in the reverse tree (RFC 1035 §3.5, RFC 3596 §2.5).
-fn reverse(ip: IpAddr) -> String {
+/// Returns the name of an address in the reverse tree (RFC 1035 §3.5, RFC 3596 §2.5).
+pub fn reverse_name(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(v4) => {
             let [a, b, c, d] = v4.octets();

@@ -1,8 +1,8 @@
-//! Commands that send packets and say what came back: `ping`, `traceroute`, `curl`.
+//! Commands that send packets and say what came back: `ping`, `traceroute`, `curl`, `dig`.
 //!
 //! # Fidelity
 //! Lines are those of iputils, of Dmitry Butskoy's traceroute with `-n` and one probe per hop, and of curl, as far as
-//! what they say exists here. A name is looked up by curl only; the others want an address. The body that curl prints
+//! what they say exists here. A name is looked up by curl and dig only; the others want an address. The body that curl prints
 //! is the name of the pod that answered, and what kube-proxy says on its health check ports.
 
 use std::fmt::Write as _;
@@ -19,7 +19,11 @@ use crate::scenario::address::Target;
 use crate::traffic::icmp::{
     HopAnswer, Ping, PingOutcome, PingSettings, TraceMethod, Traceroute, TracerouteSettings,
 };
-use crate::traffic::{Outcome, ProbeOutcome, ProbeResult};
+use crate::traffic::{self, Outcome, ProbeOutcome, ProbeResult};
+
+mod dig;
+
+pub use dig::Dig;
 
 /// A command that sends packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +53,13 @@ pub enum Tool {
         /// How long it may take.
         timeout: Duration,
     },
+    /// `dig NAME [TYPE] [@SERVER] [+short] [+search] [-x ADDRESS]`
+    Dig(Dig),
 }
 
 impl Tool {
     /// How the commands are written, for messages.
-    pub const KNOWN: &str = "ping [-c COUNT] ADDRESS, traceroute [-n] [-I] [-m HOPS] ADDRESS, curl [-s] [-m SECONDS] URL";
+    pub const KNOWN: &str = "ping [-c COUNT] ADDRESS, traceroute [-n] [-I] [-m HOPS] ADDRESS, curl [-s] [-m SECONDS] URL, dig NAME [TYPE] [@ADDRESS] [+short] [+search] [-x ADDRESS]";
 
     /// Reads a command from its words; nothing if it is another one.
     ///
@@ -65,6 +71,7 @@ impl Tool {
             "ping" => Some(Self::ping(rest)),
             "traceroute" => Some(Self::traceroute(rest)),
             "curl" => Some(Self::curl(rest)),
+            "dig" => Some(Dig::parse(rest).map(Self::Dig)),
             _ => None,
         }
     }
@@ -148,6 +155,13 @@ impl Tool {
                 let probe = lab.probe(source, &request)?;
                 (Program::Probe(Box::new(probe)), false)
             }
+            Self::Dig(dig) => {
+                let settings = dig.settings(&source.resolv_conf);
+                (
+                    Program::Dig(Box::new(traffic::dig::Dig::new(settings))),
+                    false,
+                )
+            }
         })
     }
 
@@ -157,6 +171,7 @@ impl Tool {
             Self::Ping { .. } => matches!(outcome, Outcome::Ping(_)),
             Self::Traceroute { .. } => matches!(outcome, Outcome::Traceroute(_)),
             Self::Curl { .. } => matches!(outcome, Outcome::Probe(_)),
+            Self::Dig(_) => matches!(outcome, Outcome::Dig(_)),
         }
     }
 
@@ -184,6 +199,7 @@ impl Tool {
                 text
             }
             (Self::Curl { host, .. }, Outcome::Probe(probe)) => curled(host, probe),
+            (Self::Dig(dig), Outcome::Dig(found)) => dig.output(found),
             (_, other) => format!("{other}\n"),
         }
     }

@@ -23,6 +23,7 @@ pub mod program;
 pub mod lab;
 pub mod attempt;
 pub mod tool;
+pub mod why;
 pub mod bench;
 pub mod flat;
 pub mod materialize;

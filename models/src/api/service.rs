@@ -28,6 +28,8 @@ pub struct Service {
     pub ip_family_policy: Option<IpFamilyPolicy>,
     /// Which pods are behind it; `None` if somebody else keeps its endpoints.
     pub selector: Option<Selector>,
+    /// Where the selector was written.
+    pub selector_origin: OriginId,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// Further addresses that nodes accept for it.
@@ -72,6 +74,7 @@ impl Service {
             ip_families: Vec::new(),
             ip_family_policy: None,
             selector: None,
+            selector_origin: OriginId::NONE,
             ports: Vec::new(),
             external_ips: Vec::new(),
             load_balancer_ip: None,

@@ -16,15 +16,17 @@ use podwire_models::base::{Family, ObjectKey, ObjectName, OriginId};
 use podwire_models::cluster::install::{OutsideHost, Site};
 use podwire_models::control::cni::Cni;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
-use podwire_models::wire::NetnsId;
+use podwire_models::wire::{Code, NetnsId};
 
 use super::{Exit, Report};
+use crate::attempt::{Attempted, Request};
 use crate::lab::{Lab, Plan};
 use crate::manifest::{self, NotModelled, load};
 use crate::problem::{self, Severity, Sources, suggestion};
 use crate::scenario::Thing;
 use crate::scenario::text::Cidrs;
 use crate::source::OriginTable;
+use crate::why::{self, Blocker, World};
 
 /// What is simulated. Objects are taken at their word where they carry state (pod addresses, node names, cluster
 /// addresses, EndpointSlices); what is missing is filled in as the control plane would, the same way every time.
@@ -240,6 +242,8 @@ pub(super) struct Session {
     pub(super) services: BTreeSet<ObjectKey>,
     /// Seed of everything that is left to chance.
     pub(super) seed: u64,
+    /// The objects of the input, before the control plane filled in anything.
+    given: Objects,
     /// Warnings about the input.
     warnings: String,
 }
@@ -334,6 +338,7 @@ impl Options {
         let mut assumptions = Vec::new();
         let plan = self.plan(&objects, &mut assumptions);
         Ok(Session {
+            given: objects.clone(),
             lab: Lab::build(objects, plan),
             origins,
             not_modelled,
@@ -444,6 +449,26 @@ impl Session {
             );
         }
         text
+    }
+
+    /// Returns what stands in the way of an attempt; nothing if it succeeded.
+    pub(super) fn why(
+        &self,
+        from: &Thing,
+        request: &Request,
+        attempted: &Attempted,
+    ) -> Option<Vec<Blocker>> {
+        if attempted.code == Code::Ok {
+            return None;
+        }
+        let world = World {
+            objects: self.given.clone(),
+            plan: self.lab.plan.clone(),
+        };
+        let (lab, origins) = (&self.lab, &self.origins);
+        Some(why::blockers(
+            &world, lab, origins, from, request, attempted, self.seed,
+        ))
     }
 
     /// Returns the warnings about the input alone, where the rest is in the JSON.

@@ -7,8 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
 
-use podwire_models::base::OriginId;
-use podwire_models::wire::{Code, L4};
+use podwire_models::wire::L4;
 
 use super::input::{InputArgs, Session};
 use super::{Done, Format, Report};
@@ -17,7 +16,7 @@ use crate::render::json::StepJson;
 use crate::render::{Detail, Style, text};
 use crate::scenario::text::Delay;
 use crate::scenario::{Target, Thing};
-use crate::trace::Record;
+use crate::why::Blocker;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -119,17 +118,6 @@ struct OutcomeJson {
     steps: Vec<StepJson>,
 }
 
-/// What stands in the way.
-#[derive(Serialize)]
-struct Blocker {
-    code: &'static str,
-    object: Option<String>,
-    origin: Option<String>,
-    says: &'static str,
-    fix: &'static str,
-    kubectl: Option<String>,
-}
-
 pub(super) fn run(args: &TraceArgs) -> Done {
     let session = args.input.settle()?;
     let (_, note) = session.netns(&args.from)?;
@@ -159,7 +147,13 @@ pub(super) fn run(args: &TraceArgs) -> Done {
         from: args.from.to_string(),
         to,
         verdict: verdict(&found),
-        outcomes: found.iter().map(OutcomeJson::of).collect(),
+        outcomes: found
+            .iter()
+            .map(|attempted| {
+                let why = session.why(&args.from, &request, attempted);
+                OutcomeJson::of(attempted, why)
+            })
+            .collect(),
         not_modelled: session.not_modelled_json(),
         assumptions: assumptions(&session, note.as_deref()),
     };
@@ -208,7 +202,7 @@ impl TraceJson {
 }
 
 impl OutcomeJson {
-    fn of(attempted: &Attempted) -> Self {
+    fn of(attempted: &Attempted, why: Option<Vec<Blocker>>) -> Self {
         let outcome = &attempted.outcome;
         let (records, names) = (&attempted.trace.records, &attempted.trace.names);
         let end = |end: (std::net::IpAddr, u16)| SocketAddr::from(end).to_string();
@@ -221,7 +215,7 @@ impl OutcomeJson {
             backend: outcome.backend.map(end),
             seen_source: outcome.seen_source.map(|(ip, _)| ip.to_string()),
             http_status: outcome.http.as_ref().map(|answer| answer.status),
-            why: (attempted.code != Code::Ok).then(|| vec![Blocker::of(attempted)]),
+            why,
             steps: records
                 .iter()
                 .map(|record| StepJson::of(record, names))
@@ -251,61 +245,17 @@ impl OutcomeJson {
             let mut say = |what: &str, words: &str| {
                 writeln!(text, "  {what}: {words}").expect("a String takes everything");
             };
-            say("why", blocker.says);
+            say("why", &blocker.says);
             if let Some(object) = &blocker.object {
                 let place = blocker.origin.as_deref();
                 let place = place.map_or_else(String::new, |place| format!(" ({place})"));
                 say("object", &(object.clone() + &place));
             }
-            say("fix", blocker.fix);
+            say("fix", &blocker.fix);
             if let Some(kubectl) = &blocker.kubectl {
                 say("see", kubectl);
             }
         }
         text
     }
-}
-
-impl Blocker {
-    fn of(attempted: &Attempted) -> Self {
-        let names = &attempted.trace.names;
-        let ended = |record: &&Record| record.step.action.ends_with() == Some(attempted.code);
-        let last = attempted.trace.records.iter().rev().find(ended);
-        let decided = last.and_then(|record| record.step.by.as_ref());
-        let origin = decided.map_or(OriginId::NONE, |by| by.origin);
-        let written = names.origins.get(origin);
-        let node = last.and_then(|record| names.node_at(&record.place));
-        let object = written
-            .map(|origin| origin.object.to_string())
-            .filter(|object| !object.is_empty())
-            .or_else(|| node.map(|node| format!("Node//{node}")));
-        let page = attempted.code.page();
-        Self {
-            code: attempted.code.name(),
-            kubectl: object
-                .as_deref()
-                .and_then(|object| kubectl(object, attempted.code)),
-            object,
-            origin: written.map(ToString::to_string),
-            says: page.meaning,
-            fix: page.fix,
-        }
-    }
-}
-
-/// Returns the command that shows an object, `Service/shop/cart`.
-fn kubectl(object: &str, code: Code) -> Option<String> {
-    let mut parts = object.splitn(3, '/');
-    let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
-    let no_endpoints = matches!(code, Code::SvcNoEndpoints | Code::SvcNoLocalEndpoints);
-    let kind = if no_endpoints && kind == "Service" {
-        "endpoints".to_owned()
-    } else {
-        kind.to_lowercase()
-    };
-    Some(if namespace.is_empty() {
-        format!("kubectl get {kind} {name}")
-    } else {
-        format!("kubectl -n {namespace} get {kind} {name}")
-    })
 }

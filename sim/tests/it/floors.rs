@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["manifest"],
     &["render", "scenario"],
     &["attempt"],
-    &["tool"],
+    &["tool", "why"],
     &["story"],
     &["story"],
     &["cli"],

@@ -17,6 +17,7 @@ mod oracle_flows;
 mod oracle_kube_proxy;
 mod golden;
 mod walk;
+mod why;
 mod manifests;
 mod written;
 mod materialize;

@@ -309,6 +309,9 @@ impl Netns {
             Some(from) => from != *to && self.may_switch(bridge, from, *to).is_ok(),
             None => true,
         };
+        if let (true, Some(from)) = (R::ENABLED, from) {
+            self.note_cuts(bridge, from, &ports, frame, cx);
+        }
         let ports: Vec<DevIndex> = ports.into_iter().filter(allowed).collect();
         cx.step(self.place(Some(bridge), Stage::Bridge), || Step {
             packet: Some(Head::of_frame(frame)),
@@ -319,6 +322,28 @@ impl Netns {
         });
         for port in ports {
             self.transmit(port, frame.clone(), cx);
+        }
+    }
+
+    /// Records the copies of a flooded frame that a fault keeps back.
+    fn note_cuts<D: Dice, R: Recorder>(
+        &self,
+        bridge: DevIndex,
+        from: DevIndex,
+        ports: &[DevIndex],
+        frame: &Frame,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        for to in ports.iter().filter(|to| **to != from) {
+            if let Err((Code::LinkDown, text)) = self.may_switch(bridge, from, *to) {
+                cx.step(self.place(Some(from), Stage::Bridge), || Step {
+                    packet: Some(Head::of_frame(frame)),
+                    action: Action::Dropped {
+                        code: Code::LinkDown,
+                    },
+                    by: Some(Decider::new(DeciderKind::Device, text)),
+                });
+            }
         }
     }
 

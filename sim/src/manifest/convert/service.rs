@@ -76,6 +76,7 @@ fn fill(reader: &mut Reader<'_>, service: &mut Service, spec: &Arc<Node>) {
     service.selector = get("selector")
         .filter(|node| !node.entries().is_empty())
         .map(|node| Selector::labels(reader.labels(Some(node))));
+    service.selector_origin = get("selector").map_or(service.origin, |node| reader.origin(node));
     service.external_ips = reader.ips(get("externalIPs"), "one of `externalIPs`");
     service.load_balancer_ip = reader.ip(get("loadBalancerIP"), "`loadBalancerIP`");
     service.load_balancer_source_ranges = items(get("loadBalancerSourceRanges"))

@@ -1,0 +1,134 @@
+//! Machines and wires: settings, routes, links, firewalls, sizes.
+
+use podwire_models::api::{Kind, ObjectRef};
+use podwire_models::base::OriginId;
+use podwire_models::wire::{Code, DeciderKind, DevIndex, NetnsId};
+
+use super::{Case, Finding, maker};
+use crate::trace::record::Record;
+
+/// What the last step of the attempt says.
+pub(super) fn ended(case: &Case<'_>) -> Finding {
+    let code = case.attempted.code;
+    match case.last(code) {
+        Some(record) => at(case, record, code),
+        None => Finding {
+            code,
+            object: None,
+            origin: OriginId::NONE,
+            says: code.page().meaning.to_owned(),
+            fix: code.page().fix.to_owned(),
+            kubectl: None,
+            repaired: None,
+        },
+    }
+}
+
+/// Nobody answers for an address because the question, or the answer, was lost: what lost it is the cause.
+fn behind<'a>(case: &Case<'a>, record: &'a Record, code: Code) -> (&'a Record, Code) {
+    if code != Code::NeighUnresolved {
+        return (record, code);
+    }
+    let mut before = case.attempted.trace.records.iter().rev();
+    let lost = before.find_map(|other| {
+        let code = other.step.action.ends_with()?;
+        let wire = matches!(
+            code,
+            Code::LinkDown | Code::NodeDown | Code::LinkLoss | Code::AclDenied
+        );
+        (wire && other.seq < record.seq).then_some((other, code))
+    });
+    lost.unwrap_or((record, code))
+}
+
+/// The machine at the other end of the wire behind a device.
+fn behind_the_wire(case: &Case<'_>, netns: NetnsId, dev: DevIndex) -> Option<String> {
+    let cluster = &case.lab.machines.cluster;
+    let (wire, side) = cluster.wire_behind((netns, dev))?;
+    let (other, _) = *cluster.wire(wire)?.ends.get(usize::from(1 - side))?;
+    let name = &cluster.netns(other)?.name;
+    Some(name.strip_prefix("node/").unwrap_or(name).to_owned())
+}
+
+/// The wire that lost a packet, as `Link/node-a/node-b`, or the machine behind it that is off.
+fn wire(case: &Case<'_>, record: &Record, code: Code) -> Option<String> {
+    let (netns, dev) = (record.place.netns?, record.place.dev?);
+    let near = behind_the_wire(case, netns, dev)?;
+    if code == Code::NodeDown {
+        return Some(format!("Node//{near}"));
+    }
+    let by = record.step.by.as_ref()?;
+    let space = case.lab.machines.cluster.netns(netns)?;
+    // A switch names the two ports between which it carries nothing.
+    let far = by.text.rsplit_once(" and ").and_then(|(_, port)| {
+        let dev = *space.dev_names.get(port)?;
+        behind_the_wire(case, netns, dev)
+    });
+    let own = || {
+        space
+            .name
+            .strip_prefix("node/")
+            .unwrap_or(&space.name)
+            .to_owned()
+    };
+    Some(match far {
+        Some(far) => format!("Link/{near}/{far}"),
+        None => format!("Link/{}/{near}", own()),
+    })
+}
+
+/// What a step says that ended a packet.
+pub(super) fn at<'a>(case: &Case<'a>, record: &'a Record, code: Code) -> Finding {
+    let (record, code) = behind(case, record, code);
+    let names = &case.attempted.trace.names;
+    let node = names.node_at(&record.place);
+    let by = record.step.by.as_ref();
+    let origin = by.map_or(OriginId::NONE, |by| by.origin);
+    let written = case.origins.get(origin);
+    let mut object = written
+        .map(|origin| origin.object.to_string())
+        .filter(|object| !object.is_empty());
+    let mut origin = origin;
+    let setting = by
+        .filter(|by| by.kind == DeciderKind::Sysctl)
+        .map(|by| by.text.split(" = ").next().unwrap_or_default().to_owned());
+    let mut fix = code.page().fix.to_owned();
+    if let (Some(setting), Some(node)) = (&setting, node) {
+        object = Some(format!("Sysctl/{node}/{setting}"));
+        fix = format!("on {node}: {}", code.page().fix);
+    }
+    if matches!(code, Code::LinkDown | Code::LinkLoss | Code::NodeDown) {
+        object = wire(case, record, code);
+    }
+    if code == Code::AclDenied {
+        let id = by.and_then(|by| by.text.rsplit(' ').next());
+        object = id.map(|id| format!("Fault//{id}"));
+    }
+    if object.is_none()
+        && let Some(pod) = case.pod_at(record)
+    {
+        let (made_by, place) = maker(pod, &case.world.objects);
+        object = Some(made_by.to_string());
+        origin = place;
+    }
+    if object.is_none()
+        && let Some(name) = node.and_then(|node| node.parse().ok())
+    {
+        let node = case.lab.objects.nodes.get(&name);
+        origin = node.map_or(OriginId::NONE, |node| node.origin);
+        object = Some(ObjectRef::cluster(Kind::Node, name).to_string());
+    }
+    let says = match by {
+        Some(by) => format!("{} ({})", code.page().meaning, by.text),
+        None => code.page().meaning.to_owned(),
+    };
+    Finding {
+        code,
+        object,
+        origin,
+        says,
+        fix,
+        kubectl: None,
+        repaired: None,
+    }
+}

@@ -1,0 +1,160 @@
+//! Names that were not found: the query or its answer was lost, or the name is not there.
+
+use podwire_models::api::pod::DnsPolicy;
+use podwire_models::api::{Kind, ObjectRef, Service};
+use podwire_models::base::Namespace;
+use podwire_models::wire::{Code, Head, Transport};
+
+use super::{Case, Finding, machine, maker, pod_spec, policy, service};
+use crate::problem::suggestion;
+use crate::scenario::address::Target;
+use crate::trace::record::Record;
+
+/// A look-up failed.
+pub(super) fn unresolved(case: &Case<'_>) -> Option<Finding> {
+    if let Some(finding) = not_asked(case) {
+        return Some(finding);
+    }
+    if let Some((record, code)) = lost(case) {
+        if policy::decides(code) {
+            return policy::denied(case, code);
+        }
+        if matches!(code, Code::SvcNoEndpoints | Code::SvcNoLocalEndpoints) {
+            let kube_dns = kube_dns(case)?;
+            return Some(service::unusable(case, kube_dns, Some(53)));
+        }
+        return Some(machine::at(case, record, code));
+    }
+    // An upstream that cannot be asked answers SERVFAIL to the last candidate.
+    let code = case.attempted.code;
+    matches!(code, Code::DnsNxDomain | Code::DnsServFail).then(|| unknown(case))?
+}
+
+fn kube_dns<'a>(case: &Case<'a>) -> Option<&'a Service> {
+    let ips = case.lab.dns_ips();
+    ips.first().and_then(|ip| case.lab.service_at(*ip))
+}
+
+/// The last packet to or from a name server that did not arrive.
+fn lost<'a>(case: &Case<'a>) -> Option<(&'a Record, Code)> {
+    case.attempted
+        .trace
+        .records
+        .iter()
+        .rev()
+        .find_map(|record| {
+            let code = record.step.action.ends_with()?;
+            let Some(Head::Ip { transport, .. }) = &record.step.packet else {
+                return None;
+            };
+            let ports = match transport {
+                Transport::Udp(udp) => (udp.sport, udp.dport),
+                Transport::Tcp(tcp) => (tcp.sport, tcp.dport),
+                Transport::Sctp(_) | Transport::Icmp(_) => return None,
+            };
+            let about_names = ports.0 == 53 || ports.1 == 53;
+            (code != Code::Ok && about_names).then_some((record, code))
+        })
+}
+
+/// The pod does not ask the cluster's name servers at all.
+fn not_asked(case: &Case<'_>) -> Option<Finding> {
+    let pod = case.client()?;
+    let (object, origin) = maker(pod, &case.world.objects);
+    let policy = match pod.spec.dns_policy {
+        DnsPolicy::Default => "Default",
+        DnsPolicy::None => "None",
+        DnsPolicy::ClusterFirst if pod.spec.host_network => "ClusterFirst with hostNetwork",
+        DnsPolicy::ClusterFirst | DnsPolicy::ClusterFirstWithHostNet => return None,
+    };
+    let names = case.lab.dns_ips();
+    let own = pod
+        .spec
+        .dns_config
+        .iter()
+        .flat_map(|config| &config.nameservers);
+    if own.into_iter().any(|ip| names.contains(ip)) {
+        return None;
+    }
+    let says = format!(
+        "its dnsPolicy is {policy}, so its pods ask the node's name servers, which know no Services"
+    );
+    let wanted = if pod.spec.host_network {
+        DnsPolicy::ClusterFirstWithHostNet
+    } else {
+        DnsPolicy::ClusterFirst
+    };
+    let name = match wanted {
+        DnsPolicy::ClusterFirstWithHostNet => "ClusterFirstWithHostNet",
+        DnsPolicy::ClusterFirst | DnsPolicy::Default | DnsPolicy::None => "ClusterFirst",
+    };
+    let repaired = case.repair(|world| {
+        let spec = pod_spec(world, &object);
+        if let Some(spec) = spec {
+            std::sync::Arc::make_mut(spec).dns_policy = wanted;
+        }
+    });
+    Some(
+        Finding::of(case.attempted.code, &object, origin)
+            .saying(says, format!("set dnsPolicy to {name}"))
+            .shown_by(format!(
+                "kubectl -n {} exec {} -- cat /etc/resolv.conf",
+                pod.key.namespace, pod.key.name
+            ))
+            .repaired(repaired),
+    )
+}
+
+/// No Service has that name.
+fn unknown(case: &Case<'_>) -> Option<Finding> {
+    let host = match &case.request.target {
+        Target::Name { name, .. } | Target::Url { host: name, .. } => name.as_str(),
+        Target::Service { .. }
+        | Target::Pod { .. }
+        | Target::Node { .. }
+        | Target::Host { .. }
+        | Target::Address { .. } => return None,
+    };
+    let mut labels = host.split('.');
+    let name = labels.next()?;
+    let stated = labels.next();
+    if labels.next().is_some_and(|third| third != "svc") {
+        return None;
+    }
+    let own = case.client().map(|pod| &pod.key.namespace);
+    let services = || case.lab.objects.services.values();
+    let finding = |service: &Service, says: String, fix: String| {
+        let object = ObjectRef::namespaced(Kind::Service, &service.key);
+        Finding::of(Code::DnsNxDomain, &object, service.origin)
+            .saying(says, fix)
+            .shown_by(format!("kubectl get services -A | grep {name}"))
+    };
+    let in_namespace = |service: &&Service| match (stated, own) {
+        (Some(stated), _) => service.key.namespace.as_str() == stated,
+        (None, Some(own)) => service.key.namespace == *own,
+        (None, None) => true,
+    };
+    if let Some(same) = services().find(|service| service.key.name.as_str() == name) {
+        let asked = stated.map(str::to_owned);
+        let asked = asked
+            .or_else(|| own.map(Namespace::to_string))
+            .unwrap_or_default();
+        let says = format!(
+            "it is in namespace {}, and the client looks for it in {asked}",
+            same.key.namespace
+        );
+        let fix = format!("ask for {name}.{}", same.key.namespace);
+        return Some(finding(same, says, fix));
+    }
+    let names: Vec<&str> = services()
+        .filter(in_namespace)
+        .map(|service| service.key.name.as_str())
+        .collect();
+    let near = suggestion(name, names)?;
+    let service = services()
+        .filter(in_namespace)
+        .find(|service| service.key.name.as_str() == near)?;
+    let says = format!("no Service is called {name}; this one has the name most like it");
+    let fix = format!("ask for {near}, or call the Service {name}");
+    Some(finding(service, says, fix))
+}

@@ -1,0 +1,155 @@
+//! Policies: the one whose edit lets the connection pass.
+
+use std::sync::Arc;
+
+use podwire_models::api::{Kind, NetworkPolicy, Object, ObjectRef, PolicyRule};
+use podwire_models::base::label::Requirement;
+use podwire_models::base::{OriginId, Protocol};
+use podwire_models::control::policy::verdict::{Lack, NearMiss, Outcome, Side};
+use podwire_models::control::policy::{Direction, Flow, Policies};
+use podwire_models::wire::{Code, Head, Transport};
+
+use super::{Case, Finding, World, evidence, maker, service};
+use crate::reach::explain;
+
+/// Whether a code means that a policy decided.
+pub(super) const fn decides(code: Code) -> bool {
+    matches!(
+        code,
+        Code::NpIngressDefaultDeny
+            | Code::NpEgressDefaultDeny
+            | Code::CnpIngressDeny
+            | Code::CnpEgressDeny
+    )
+}
+
+/// A policy dropped the packet.
+pub(super) fn denied(case: &Case<'_>, code: Code) -> Option<Finding> {
+    let record = case.last(code)?;
+    let Some(Head::Ip {
+        src,
+        dst,
+        transport,
+        ..
+    }) = &record.step.packet
+    else {
+        return None;
+    };
+    let flow = match transport {
+        Transport::Tcp(tcp) => Flow::Port(Protocol::Tcp, tcp.dport),
+        Transport::Udp(udp) => Flow::Port(Protocol::Udp, udp.dport),
+        Transport::Sctp(sctp) => Flow::Port(Protocol::Sctp, sctp.dport),
+        Transport::Icmp(_) => Flow::Other,
+    };
+    let policies = Policies::new(Arc::new(case.lab.objects.clone()));
+    let (source, destination) = (policies.party(*src), policies.party(*dst));
+    let verdict = policies.verdict(&source, &destination, flow);
+    let side = verdict.denied_by()?;
+    let other = match side.direction {
+        Direction::Ingress => source.pod(),
+        Direction::Egress => destination.pod(),
+    };
+    let end = explain::end(side, case.origins);
+    let fix = end.nearest.clone();
+    let fix = fix.unwrap_or_else(|| match flow {
+        Flow::Port(protocol, port) => {
+            format!(
+                "add an {} rule that allows {protocol} port {port}",
+                side.direction
+            )
+        }
+        Flow::Other => format!("add an {} rule that allows this", side.direction),
+    });
+    match &side.outcome {
+        Outcome::Cluster(policy, _, _) => {
+            let object = Object::ClusterPolicy((*policy).clone()).reference();
+            let key = (policy.kind, policy.name.clone());
+            let repaired = case.repair(|world| {
+                world.objects.cluster_policies.remove(&key);
+            });
+            let fix = code.page().fix.to_owned();
+            Some(
+                Finding::of(code, &object, policy.origin)
+                    .saying(end.says, fix)
+                    .repaired(repaired),
+            )
+        }
+        Outcome::Isolated(near) => {
+            if let (Some(near), Some(other)) = (near, other)
+                && let Some(finding) = drifted(case, code, near, other)
+            {
+                return Some(finding);
+            }
+            let (policy, origin) = blamed(side, near.as_ref())?;
+            let object = ObjectRef::namespaced(Kind::NetworkPolicy, &policy.key);
+            let direction = side.direction;
+            let repaired = case.repair(|world| open(world, policy, direction));
+            Some(
+                Finding::of(code, &object, origin)
+                    .saying(end.says, fix)
+                    .repaired(repaired),
+            )
+        }
+        Outcome::NoSubject | Outcome::Exempt(_) | Outcome::Network(..) | Outcome::Open => None,
+    }
+}
+
+/// The policy that was nearest to allowing it, else the first that isolates the pod.
+fn blamed<'a>(
+    side: &Side<'a>,
+    near: Option<&NearMiss<'a>>,
+) -> Option<(&'a NetworkPolicy, OriginId)> {
+    match near {
+        Some(near) => Some((near.policy, near.origin)),
+        None => side.isolating.first().map(|first| (*first, first.origin)),
+    }
+}
+
+/// Lets a policy allow everything in one direction.
+fn open(world: &mut World, policy: &NetworkPolicy, direction: Direction) {
+    let everything = PolicyRule {
+        peers: Vec::new(),
+        ports: Vec::new(),
+        origin: OriginId::NONE,
+    };
+    if let Some(policy) = world.objects.network_policies.get_mut(&policy.key) {
+        match direction {
+            Direction::Ingress => policy.ingress.push(everything),
+            Direction::Egress => policy.egress.push(everything),
+        }
+    }
+}
+
+/// The rule is right and the other pod's label is the odd one out.
+fn drifted(
+    case: &Case<'_>,
+    code: Code,
+    near: &NearMiss<'_>,
+    other: &podwire_models::api::Pod,
+) -> Option<Finding> {
+    let [Lack::PodLabel(Requirement::Is(key, wanted), Some(found))] = near.lacks.as_slice() else {
+        return None;
+    };
+    let given = &case.world.objects;
+    let (object, origin) = maker(other, given);
+    let policy = ObjectRef::namespaced(Kind::NetworkPolicy, &near.policy.key);
+    let aside = [&object, &policy];
+    let (wanted_uses, found_uses) = (
+        evidence::uses(given, key, wanted, &aside),
+        evidence::uses(given, key, found, &aside),
+    );
+    if wanted_uses <= found_uses {
+        return None;
+    }
+    let place = case.origins.text(near.origin);
+    let says = format!(
+        "its pods have {key}={found}; {policy} ({place}) allows {key}={wanted}, as others call it too"
+    );
+    let requirement = Requirement::Is(Arc::clone(key), Arc::clone(wanted));
+    let repaired = case.repair(|world| service::relabel(world, &object, &[requirement]));
+    Some(
+        Finding::of(code, &object, origin)
+            .saying(says, format!("give the pods the label {key}={wanted}"))
+            .repaired(repaired),
+    )
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use podwire_models::api::{EndpointSlice, Objects, Pod, Service};
 use podwire_models::base::{Dice, Family, Namespace, OriginId, Protocol};
+use podwire_models::cluster::api_server;
 use podwire_models::cluster::install::{InstallError, Machines, Site, program_rules};
 use podwire_models::cluster::settle::{self, Allocators, Shortfall};
 use podwire_models::control::cni::Cni;
@@ -64,9 +65,11 @@ pub struct Lab {
 
 impl Lab {
     /// Builds a cluster.
-    pub fn build(mut objects: Objects, plan: Plan) -> Self {
+    pub fn build(mut objects: Objects, mut plan: Plan) -> Self {
         let wanted = if plan.nodes == 0 { 2 } else { plan.nodes };
         let (allocators, mut shortfalls) = settle::settle(&mut objects, &plan.site, wanted);
+        let control_plane = api_server::hosts(&objects, &plan.site);
+        plan.site.hosts.extend(control_plane);
         let slices = all_slices(&objects);
         let (mut machines, errors) = Machines::install(&objects, &plan.site);
         shortfalls.extend(errors.into_iter().map(refused));
@@ -131,8 +134,32 @@ impl Lab {
         for pod in self.objects.pods.values() {
             self.start_pod(pod, &mut simulation);
         }
+        self.serve_api(&mut simulation);
         self.serve_health(&mut simulation);
         simulation
+    }
+
+    /// Starts the API server where the endpoints of its Service are, unless they are pods that listen themselves.
+    fn serve_api<D: Dice, R: Witness>(&self, simulation: &mut Simulation<Program, D, R>) {
+        for (ip, port) in api_server::endpoints(&self.objects) {
+            let mut nodes = self.objects.nodes.values();
+            let node = nodes.find(|node| node.internal_ips.contains(&ip));
+            let node = node.and_then(|node| self.machines.nodes.get(&node.name));
+            let mut hosts = self.plan.site.hosts.iter();
+            let host = hosts.find(|host| host.ip == ip);
+            let host = host.and_then(|host| self.machines.hosts.get(&host.name).copied());
+            let Some(netns) = node.map(|machine| machine.netns).or(host) else {
+                continue;
+            };
+            let mut settings = tcp::ServerSettings::new(api_server::NAME.into());
+            settings.mtu = simulation.mtu_of(netns);
+            let server = tcp::TcpServer::new(settings);
+            let label = format!("{} {ip} {port}", api_server::NAME);
+            let program = Program::TcpServer(Box::new(server));
+            let app = simulation.add_app(netns, &label, program);
+            // The control plane's own pod may have the port already.
+            let _ = simulation.listen(app, L4::Tcp, None, port);
+        }
     }
 
     /// Lets every node's kube-proxy answer health checks by what it has programmed: ports open, close, and change their

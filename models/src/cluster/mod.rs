@@ -3,9 +3,10 @@
 //! A node, a pod, the underlay's switch and an outside host are all [`Netns`]; a [`Wire`] joins two devices. The
 //! whole is one value that can be cloned, compared and checked.
 //!
-//! Reading order: this file (what there is), [`settle`] (the control plane fills in), [`install`] (objects become
+//! Reading order: this file (what there is), [`api_server`] (the Service every cluster has), [`settle`] (the control plane fills in), [`install`] (objects become
 //! machines), [`carry`] (a frame crosses a wire).
 
+pub mod api_server;
 pub mod settle;
 pub mod install;
 pub mod carry;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::api_server;
 use super::install::Site;
 use crate::api::{
     ClusterIp, Container, ContainerPort, Node, Objects, Phase, Pod, PodSpec, PodTemplate, PortRef,
@@ -44,6 +45,7 @@ pub fn settle(objects: &mut Objects, site: &Site, nodes: u32) -> (Allocators, Ve
     let mut shortfalls = Vec::new();
     settle_nodes(objects, site, nodes, &mut shortfalls);
     add_dns(objects, site);
+    api_server::add(objects, site);
     settle_services(objects, site, &mut shortfalls);
     let mut allocators = Allocators::default();
     settle_pods(objects, &mut allocators, &mut shortfalls);

@@ -154,7 +154,7 @@ pub(super) fn run(args: &RunArgs) -> Report {
             continue;
         };
         let seed = args.seed.unwrap_or(story.seed);
-        let ran = story::run(&story, seed);
+        let ran = story::explained(&story, seed);
         let again = args.twice.then(|| story::run(&story, seed).fingerprint);
         let same = again.is_none_or(|again| again == ran.fingerprint);
         if !same {
@@ -191,6 +191,19 @@ fn told(story: &Story, ran: &Ran, detail: Detail) -> String {
             line(&mut said, format_args!("       {}", expectation.why));
         }
     }
+    for failed in &ran.blockers {
+        let (probe, at, code) = (&failed.probe, failed.at, failed.code);
+        line(
+            &mut said,
+            format_args!("\nwhy {probe} failed at {at} ({code})"),
+        );
+        for blocker in &failed.why {
+            said += &blocker.text();
+        }
+    }
+    if !ran.blockers.is_empty() {
+        said.push('\n');
+    }
     line(&mut said, format_args!("fingerprint: {}", ran.fingerprint));
     said
 }
@@ -201,12 +214,25 @@ fn json_of(path: &Path, story: &Story, ran: &Ran, seed: u64) -> Value {
         .iter()
         .map(|one| json!({ "expectation": one.text, "held": one.held, "why": one.why }))
         .collect();
+    let failures: Vec<Value> = ran
+        .blockers
+        .iter()
+        .map(|failed| {
+            json!({
+                "probe": failed.probe,
+                "at_ns": failed.at.0,
+                "code": failed.code.name(),
+                "why": failed.why,
+            })
+        })
+        .collect();
     json!({
         "path": path.to_string_lossy(),
         "title": story.title,
         "seed": seed,
         "held": ran.held(),
         "expectations": expectations,
+        "failures": failures,
         "fingerprint": ran.fingerprint.to_string(),
     })
 }

@@ -242,19 +242,7 @@ impl OutcomeJson {
         }
         text.push('\n');
         for blocker in self.why.iter().flatten() {
-            let mut say = |what: &str, words: &str| {
-                writeln!(text, "  {what}: {words}").expect("a String takes everything");
-            };
-            say("why", &blocker.says);
-            if let Some(object) = &blocker.object {
-                let place = blocker.origin.as_deref();
-                let place = place.map_or_else(String::new, |place| format!(" ({place})"));
-                say("object", &(object.clone() + &place));
-            }
-            say("fix", &blocker.fix);
-            if let Some(kubectl) = &blocker.kubectl {
-                say("see", kubectl);
-            }
+            text += &blocker.text();
         }
         text
     }

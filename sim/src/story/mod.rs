@@ -8,4 +8,4 @@ pub mod run;
 pub mod writes;
 
 pub use resolve::{Story, files, resolve, unusable};
-pub use run::{Attempted, Ran, run};
+pub use run::{Attempted, Failed, Ran, explained, run};

@@ -14,6 +14,7 @@ use podwire_models::wire::{Action, Code, L4, NetnsId, Place, Stage, Step};
 use super::live::Memory;
 use super::reaches::{self, Found};
 use super::resolve::{Attempt, Command, Doing, Server, Story, label};
+use crate::attempt::Request;
 use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC, ZONE_SYNC};
 use crate::engine::dice::Seeded;
 use crate::fault::{Fault, Undo};
@@ -29,6 +30,7 @@ use crate::tool::Tool;
 use crate::trace::record::{Trace, TraceRecorder};
 use crate::trace::{Fingerprint, Names};
 use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, sctp, tcp, udp};
+use crate::why::{self, Blocker, World};
 
 /// What came of a story.
 #[derive(Clone, Debug)]
@@ -41,6 +43,21 @@ pub struct Ran {
     pub expectations: Vec<Held>,
     /// Each attempt, in the order of their beginnings.
     pub attempts: Vec<Attempted>,
+    /// What stood in the way of attempts that failed, the first of each probe and code; empty unless asked for.
+    pub blockers: Vec<Failed>,
+}
+
+/// Why an attempt of a probe failed.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// Name of the probe.
+    pub probe: String,
+    /// When the attempt began.
+    pub at: Time,
+    /// How it ended.
+    pub code: Code,
+    /// What stood in its way, the root cause first.
+    pub why: Vec<Blocker>,
 }
 
 impl Ran {
@@ -72,6 +89,8 @@ pub struct Attempted {
     pub ended: Option<(ProbeOutcome, Code)>,
     /// How many questions about names it sent.
     pub queries: u32,
+    from: Thing,
+    request: Request,
     must: Option<Must>,
     app: Option<AppId>,
     place: Place,
@@ -82,6 +101,15 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs a story with a seed. The same story and seed give the same trace, byte for byte.
 pub fn run(story: &Story, seed: u64) -> Ran {
+    begin(story, seed, false)
+}
+
+/// As [`run`], and finds out what stood in the way of attempts that failed.
+pub fn explained(story: &Story, seed: u64) -> Ran {
+    begin(story, seed, true)
+}
+
+fn begin(story: &Story, seed: u64, explain: bool) -> Ran {
     let lab = story.lab.clone();
     let simulation = lab.start(Seeded::new(seed), TraceRecorder::new());
     let names = lab.names(&story.origins);
@@ -105,6 +133,8 @@ pub fn run(story: &Story, seed: u64) -> Ran {
         found: BTreeMap::new(),
         remembered: BTreeMap::new(),
         endless: false,
+        explain,
+        failed: Vec::new(),
     };
     run.all();
     run.finish()
@@ -181,6 +211,9 @@ pub(super) struct Run<'a> {
     found: BTreeMap<usize, Found>,
     /// Who may talk to whom at moments that are compared.
     remembered: BTreeMap<Time, Reachability>,
+    /// Whether anybody wants to know why attempts fail.
+    explain: bool,
+    failed: Vec<Failed>,
     /// Whether the run stopped with attempts still open.
     endless: bool,
 }
@@ -335,6 +368,8 @@ impl Run<'_> {
             at,
             ended: None,
             queries: 0,
+            from: attempt.from.clone(),
+            request: attempt.request.clone(),
             must: attempt.must,
             app: None,
             place: Place::CLUSTER,
@@ -443,7 +478,7 @@ impl Run<'_> {
                 code,
                 after: outcome.after,
             };
-            attempt.ended = Some((outcome, code));
+            attempt.ended = Some((outcome.clone(), code));
             attempt.queries = queries;
             let place = attempt.place;
             let cause = self.simulation.recorder.cause();
@@ -451,7 +486,47 @@ impl Run<'_> {
             let recorder = &mut self.simulation.recorder;
             recorder.begin(now, cause);
             podwire_models::wire::Recorder::record(recorder, place, Step::general(action));
+            if self.explain && code != Code::Ok {
+                self.blame(n, outcome, code);
+            }
         }
+    }
+
+    /// Finds out what stood in the way of an attempt, once for each probe and code.
+    fn blame(&mut self, number: usize, outcome: ProbeOutcome, code: Code) {
+        let Some(attempt) = self.attempts.get(number) else {
+            return;
+        };
+        let known = |failed: &Failed| failed.probe == attempt.probe && failed.code == code;
+        if self.failed.iter().any(known) {
+            return;
+        }
+        let records = self.simulation.recorder.records().iter().zip(&self.owners);
+        let own = records.filter(|(_, owner)| **owner == Some(number));
+        let attempted = crate::attempt::Attempted {
+            chance: Ratio::ONE,
+            outcome,
+            code,
+            trace: Trace {
+                records: own.map(|(record, _)| record.clone()).collect(),
+                names: self.names.clone(),
+            },
+        };
+        let mut lab = self.lab.clone();
+        lab.machines = self.simulation.machines.clone();
+        let world = World {
+            objects: lab.objects.clone(),
+            plan: lab.plan.clone(),
+        };
+        let (from, request) = (&attempt.from, &attempt.request);
+        let origins = &self.story.origins;
+        let why = why::blockers(&world, &lab, origins, from, request, &attempted, 1);
+        self.failed.push(Failed {
+            probe: attempt.probe.clone(),
+            at: attempt.at,
+            code,
+            why,
+        });
     }
 
     // ---- commands ----
@@ -860,6 +935,7 @@ impl Run<'_> {
             fingerprint,
             expectations,
             attempts: self.attempts,
+            blockers: self.failed,
         }
     }
 

@@ -1,8 +1,9 @@
 //! Machines and wires: settings, routes, links, firewalls, sizes.
 
 use podwire_models::api::{Kind, ObjectRef};
-use podwire_models::base::OriginId;
-use podwire_models::wire::{Code, DeciderKind, DevIndex, NetnsId};
+use podwire_models::base::{Family, OriginId};
+use podwire_models::kernel::link::{Device, DeviceKind};
+use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId};
 
 use super::{Case, Finding, maker};
 use crate::trace::record::Record;
@@ -77,6 +78,69 @@ fn wire(case: &Case<'_>, record: &Record, code: Code) -> Option<String> {
     })
 }
 
+/// The packet was translated to the address of a pod that is no longer there.
+fn gone(case: &Case<'_>, record: &Record, code: Code) -> Option<Finding> {
+    let Some(Head::Ip { dst, .. }) = &record.step.packet else {
+        return None;
+    };
+    let site = &case.lab.plan.site;
+    let of_pods = site.pod_cidrs.iter().any(|range| range.contains(dst));
+    if !of_pods {
+        return None;
+    }
+    let mut pods = case.lab.objects.pods.values();
+    if let Some(pod) = pods.find(|pod| pod.pod_ips.contains(dst)) {
+        if case.lab.machines.netns_of(pod).is_some() {
+            return None;
+        }
+        let object = ObjectRef::namespaced(Kind::Pod, &pod.key);
+        let says =
+            format!("its network is gone, and {dst} with it; the API server does not know yet");
+        let fix = "its endpoint disappears once the kubelet has reported it".to_owned();
+        return Some(Finding::of(code, &object, pod.origin).saying(says, fix));
+    }
+    let records = case.attempted.trace.records.iter();
+    let translated = records.rev().find(|other| {
+        matches!(&other.step.action, Action::Translated { to, undo: false, .. } if to.0 == *dst)
+    })?;
+    let node = case.attempted.trace.names.node_at(&translated.place)?;
+    let says =
+        format!("kube-proxy on {node} still sends to {dst}, the address of a pod that is gone");
+    let object = ObjectRef::cluster(Kind::Node, node.parse().ok()?);
+    let fix = "let pods finish what they do before they end (preStop), and look at why kube-proxy there lags behind";
+    Some(
+        Finding::of(code, &object, OriginId::NONE)
+            .saying(says, fix.to_owned())
+            .shown_by(format!("kubectl get pods -A -o wide | grep {dst}")),
+    )
+}
+
+/// Answers between pods of one node pass its bridge, and not the rules that would translate them back.
+fn bridged_past(case: &Case<'_>, code: Code) -> Option<Finding> {
+    if code != Code::UnexpectedReply {
+        return None;
+    }
+    let node = case.client()?.node_name.clone()?;
+    let machine = case.lab.machines.nodes.get(&node)?;
+    let space = case.lab.machines.cluster.netns(machine.netns)?;
+    let bridged = |device: &Device| matches!(device.kind, DeviceKind::Bridge(_));
+    if !space.devices.iter().flatten().any(bridged) || space.sysctls.bridge_nf_call(Family::V4) {
+        return None;
+    }
+    let setting = "net.bridge.bridge-nf-call-iptables";
+    Some(Finding {
+        code,
+        object: Some(format!("Sysctl/{node}/{setting}")),
+        origin: OriginId::NONE,
+        says: format!(
+            "{setting} is 0 on {node}: the answer of a pod of the same node passes the bridge only, so it is not translated back"
+        ),
+        fix: format!("set {setting} to 1 (modprobe br_netfilter)"),
+        kubectl: None,
+        repaired: None,
+    })
+}
+
 /// What a step says that ended a packet.
 pub(super) fn at<'a>(case: &Case<'a>, record: &'a Record, code: Code) -> Finding {
     let (record, code) = behind(case, record, code);
@@ -96,6 +160,10 @@ pub(super) fn at<'a>(case: &Case<'a>, record: &'a Record, code: Code) -> Finding
     if let (Some(setting), Some(node)) = (&setting, node) {
         object = Some(format!("Sysctl/{node}/{setting}"));
         fix = format!("on {node}: {}", code.page().fix);
+    }
+    let special = gone(case, record, code).or_else(|| bridged_past(case, code));
+    if let Some(finding) = special {
+        return finding;
     }
     if matches!(code, Code::LinkDown | Code::LinkLoss | Code::NodeDown) {
         object = wire(case, record, code);

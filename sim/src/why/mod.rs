@@ -52,6 +52,27 @@ pub struct Blocker {
     pub kubectl: Option<String>,
 }
 
+impl Blocker {
+    /// Returns the lines that people read.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut say = |what: &str, words: &str| {
+            text = std::mem::take(&mut text) + "  " + what + ": " + words + "\n";
+        };
+        say("why", &self.says);
+        if let Some(object) = &self.object {
+            let place = self.origin.as_deref();
+            let place = place.map_or_else(String::new, |place| format!(" ({place})"));
+            say("object", &(object.clone() + &place));
+        }
+        say("fix", &self.fix);
+        if let Some(kubectl) = &self.kubectl {
+            say("see", kubectl);
+        }
+        text
+    }
+}
+
 /// What a cluster is built from.
 #[derive(Clone, Debug)]
 pub struct World {

@@ -2,7 +2,7 @@
 
 use podwire_models::api::pod::DnsPolicy;
 use podwire_models::api::{Kind, ObjectRef, Service};
-use podwire_models::base::Namespace;
+use podwire_models::base::{Namespace, ObjectKey, OriginId};
 use podwire_models::wire::{Code, Head, Transport};
 
 use super::{Case, Finding, machine, maker, pod_spec, policy, service};
@@ -139,6 +139,11 @@ fn unknown(case: &Case<'_>) -> Option<Finding> {
         let asked = asked
             .or_else(|| own.map(Namespace::to_string))
             .unwrap_or_default();
+        if same.key.namespace.as_str() == asked {
+            let says = "the name server has not heard of it yet".to_owned();
+            let fix = "wait until its watch has told it; clients should ask again".to_owned();
+            return Some(finding(same, says, fix));
+        }
         let says = format!(
             "it is in namespace {}, and the client looks for it in {asked}",
             same.key.namespace
@@ -150,11 +155,40 @@ fn unknown(case: &Case<'_>) -> Option<Finding> {
         .filter(in_namespace)
         .map(|service| service.key.name.as_str())
         .collect();
-    let near = suggestion(name, names)?;
-    let service = services()
-        .filter(in_namespace)
-        .find(|service| service.key.name.as_str() == near)?;
+    let near = suggestion(name, names);
+    let mut candidates = services().filter(in_namespace);
+    let Some((near, service)) = near.and_then(|near| {
+        let service = candidates.find(|service| service.key.name.as_str() == near)?;
+        Some((near, service))
+    }) else {
+        return missing(case, name, stated.or_else(|| own.map(Namespace::as_str))?);
+    };
     let says = format!("no Service is called {name}; this one has the name most like it");
     let fix = format!("ask for {near}, or call the Service {name}");
     Some(finding(service, says, fix))
+}
+
+/// There is nothing of that name, nor of one like it.
+fn missing(case: &Case<'_>, name: &str, namespace: &str) -> Option<Finding> {
+    let namespace: Namespace = namespace.parse().ok()?;
+    let mut services = case.lab.objects.services.keys();
+    let exists = services.any(|key| key.namespace == namespace)
+        || case
+            .lab
+            .objects
+            .pods
+            .keys()
+            .any(|key| key.namespace == namespace);
+    if !exists {
+        return None;
+    }
+    let key = ObjectKey::new(namespace, name.parse().ok()?);
+    let object = ObjectRef::namespaced(Kind::Service, &key);
+    let says = format!("there is no Service {name} in namespace {}", key.namespace);
+    let fix = "create it, or ask for a name that is there".to_owned();
+    Some(
+        Finding::of(case.attempted.code, &object, OriginId::NONE)
+            .saying(says, fix)
+            .shown_by(format!("kubectl -n {} get services", key.namespace)),
+    )
 }

@@ -50,7 +50,10 @@ pub(super) fn denied(case: &Case<'_>, code: Code) -> Option<Finding> {
         Direction::Egress => destination.pod(),
     };
     let end = explain::end(side, case.origins);
-    let fix = end.nearest.clone();
+    let asks_a_name = matches!(flow, Flow::Port(_, 53)) && side.direction == Direction::Egress;
+    let dns = "add an egress rule that allows UDP and TCP port 53 to the DNS pods".to_owned();
+    let fix = end.nearest.clone().filter(|_| !asks_a_name);
+    let fix = fix.or_else(|| asks_a_name.then_some(dns));
     let fix = fix.unwrap_or_else(|| match flow {
         Flow::Port(protocol, port) => {
             format!(

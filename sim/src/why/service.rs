@@ -62,7 +62,28 @@ pub(super) fn unusable(case: &Case<'_>, service: &Service, port: Option<u16>) ->
     if code == Code::SvcNoLocalEndpoints {
         return only_elsewhere(case, service);
     }
-    Finding::of(code, &object, service.origin)
+    late(case, service)
+}
+
+/// The endpoints are there, and the node that was asked has not been told yet.
+fn late(case: &Case<'_>, service: &Service) -> Finding {
+    let code = case.attempted.code;
+    let names = &case.attempted.trace.names;
+    let node = case
+        .last(code)
+        .and_then(|record| names.node_at(&record.place));
+    let Some(node) = node.and_then(|node| node.parse().ok()) else {
+        return Finding::of(code, &reference(service), service.origin);
+    };
+    let says = format!(
+        "kube-proxy on {node} has not programmed the endpoints that {} has by now",
+        reference(service)
+    );
+    let object = ObjectRef::cluster(Kind::Node, node);
+    let fix = "wait for its next sync, or look at why kube-proxy there lags behind".to_owned();
+    Finding::of(code, &object, OriginId::NONE)
+        .saying(says, fix)
+        .shown_by("kubectl -n kube-system logs -l k8s-app=kube-proxy".to_owned())
 }
 
 fn reference(service: &Service) -> ObjectRef {
@@ -256,6 +277,12 @@ pub(super) fn relabel(world: &mut World, of: &ObjectRef, wanted: &[Requirement])
                 if let Some(selector) = &mut workload.selector {
                     set(&mut selector.match_labels);
                 }
+            }
+            // Pods that are there already get them too.
+            let given = world.objects.clone();
+            let made = world.objects.pods.values_mut();
+            for pod in made.filter(|pod| maker(pod, &given).0 == *of) {
+                set(&mut pod.labels);
             }
         }
         Kind::Pod => {

@@ -424,3 +424,49 @@ fn names_the_machine_that_is_broken() {
         }
     }
 }
+
+/// Probes of scenarios that fail name what the scenario is about.
+#[cfg(feature = "cli")]
+#[test]
+fn names_what_scenarios_are_about() {
+    let table = [
+        ("service/selector_typo", "order", "Service/shop/cart"),
+        ("service/target_port_closed", "order", "Service/shop/cart"),
+        ("service/named_port_missing", "typo", "Service/shop/cart"),
+        ("service/bound_to_localhost", "order", "Pod/shop/cart"),
+        ("faults/link_down_both", "during", "Link/node-a/node-b"),
+        ("faults/link_down_one_way", "during", "Link/node-b/node-a"),
+        ("faults/vxlan_blocked", "during", "Fault//firewall"),
+        (
+            "cni/ip_forward_off",
+            "during",
+            "Sysctl/node-a/net.ipv4.ip_forward",
+        ),
+        (
+            "cni/bridge_nf_call_off",
+            "during",
+            "Sysctl/node-a/net.bridge.bridge-nf-call-iptables",
+        ),
+        ("lifecycle/pod_killed", "soon", "Pod/shop/cart-1"),
+        ("lifecycle/service_late", "before", "Service/shop/late"),
+        (
+            "policy/egress_forgot_dns",
+            "by-name",
+            "NetworkPolicy/default/only-web",
+        ),
+    ];
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    for (scenario, probe, object) in table {
+        let path = root.join(format!("{scenario}.ron"));
+        let path = path.to_str().unwrap();
+        let report = podwire::cli::run(["podwire", "run", path, "-o", "json"]);
+        let told: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
+        let failures = told["scenarios"][0]["failures"].as_array().unwrap();
+        let failure = failures.iter().find(|failure| failure["probe"] == probe);
+        let failure = failure.unwrap_or_else(|| panic!("{scenario}: {probe} does not fail"));
+        assert_eq!(
+            failure["why"][0]["object"], object,
+            "{scenario}: {failure:#}"
+        );
+    }
+}

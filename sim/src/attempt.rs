@@ -339,23 +339,33 @@ impl Lab {
         for (chance, (outcome, records)) in all {
             let outcome = outcome?;
             let code = code_of(&outcome, &records);
-            let same = |a: &&mut Attempted| a.code == code && alike(&a.outcome, &outcome);
-            if let Some(same) = found.iter_mut().find(same) {
-                same.chance = same.chance + chance;
-            } else {
-                let trace = Trace {
-                    records,
-                    names: names.clone(),
-                };
-                found.push(Attempted {
-                    chance,
-                    outcome,
-                    code,
-                    trace,
-                });
-            }
+            add(&mut found, chance, outcome, code, || Trace {
+                records,
+                names: names.clone(),
+            });
         }
         Ok(found)
+    }
+}
+
+/// Adds one way an attempt can go to the outcomes so far: its chance to one that is alike, or itself.
+pub fn add(
+    found: &mut Vec<Attempted>,
+    chance: Ratio,
+    outcome: ProbeOutcome,
+    code: Code,
+    trace: impl FnOnce() -> Trace,
+) {
+    let same = |a: &&mut Attempted| a.code == code && alike(&a.outcome, &outcome);
+    if let Some(same) = found.iter_mut().find(same) {
+        same.chance = same.chance + chance;
+    } else {
+        found.push(Attempted {
+            chance,
+            outcome,
+            code,
+            trace: trace(),
+        });
     }
 }
 

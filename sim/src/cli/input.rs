@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -35,6 +36,7 @@ pub(super) struct InputArgs {
     /// Kubernetes objects: a YAML or JSON file, a directory (read recursively), or `-` for the standard input
     ///
     /// Takes what `kubectl get … -o yaml`, `kustomize build` and `helm template` print. May be given several times.
+    /// `podwire trace` takes one scenario (.ron) instead.
     #[arg(
         short,
         long,
@@ -47,8 +49,20 @@ pub(super) struct InputArgs {
     options: Options,
 }
 
+/// A command line without options of the cluster.
+#[derive(Debug, Parser)]
+struct Bare {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn is_scenario(name: &str) -> bool {
+    let ending = Path::new(name).extension();
+    ending.is_some_and(|ending| ending == "ron")
+}
+
 /// The options of a cluster.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub(super) struct Options {
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -57,7 +71,7 @@ pub(super) struct Options {
 }
 
 /// The cluster around the objects.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Cluster")]
 struct ClusterArgs {
     /// Kubernetes release, where releases behave differently: 1.30 to 1.34
@@ -69,9 +83,9 @@ struct ClusterArgs {
     /// Network plugin: kindnet, bridge, flannel-vxlan, flannel-host-gw or calico
     #[arg(long, value_name = "NAME", default_value = "kindnet", value_parser = cni)]
     profile: Cni,
-    /// Seed of everything that is left to chance
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    /// Seed of everything that is left to chance [default: 1, or the scenario's]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Range of all pod addresses, one per family [default: that of the nodes, or 10.244.0.0/16]
     #[arg(long, value_name = "CIDR[,CIDR]")]
     pod_cidr: Option<Cidrs>,
@@ -94,7 +108,7 @@ fn node_address(text: &str) -> Result<(ObjectName, IpNet), String> {
 }
 
 /// Flags of kube-proxy, under the names it gives them.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[command(next_help_heading = "kube-proxy")]
 struct ProxyArgs {
     /// Range of pod addresses that kube-proxy is told [default: the range of all pod addresses]
@@ -152,7 +166,7 @@ enum LocalMode {
 }
 
 /// `browser=203.0.113.7`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct HostArg(OutsideHost);
 
 impl FromStr for HostArg {
@@ -249,6 +263,39 @@ pub(super) struct Session {
 }
 
 impl InputArgs {
+    /// Returns the scenario that is given in place of objects, and the seed if one is given.
+    ///
+    /// # Errors
+    /// If something else is given too: a scenario says itself what its cluster is.
+    pub(super) fn scenario(&self) -> Result<Option<(&Path, Option<u64>)>, Report> {
+        let path = match self.filename.as_slice() {
+            [only] if is_scenario(only) => Path::new(only),
+            all => match all.iter().find(|name| is_scenario(name)) {
+                Some(scenario) => {
+                    return Err(Report::bad_input(format!(
+                        "`{scenario}` is a scenario, which says itself what its objects are: give nothing else with -f"
+                    )));
+                }
+                None => return Ok(None),
+            },
+        };
+        let seed = self.options.cluster.seed;
+        let plain = Bare::parse_from(["podwire"]).options;
+        let given = Options {
+            cluster: ClusterArgs {
+                seed: None,
+                ..self.options.cluster.clone()
+            },
+            proxy: self.options.proxy.clone(),
+        };
+        if given != plain {
+            return Err(Report::bad_input(
+                "the options of the cluster go with objects; a scenario says itself what its cluster is",
+            ));
+        }
+        Ok(Some((path, seed)))
+    }
+
     /// Reads the objects and settles the cluster. What is wrong with the input is all said at once.
     pub(super) fn settle(&self) -> Result<Session, Report> {
         self.options.settle(&self.filename, &Edits::default())
@@ -273,13 +320,9 @@ struct Input {
 
 /// Reads objects from files.
 fn read(filenames: &[String], origins: &mut OriginTable) -> Result<Input, Report> {
-    if let Some(scenario) = filenames.iter().find(|name| {
-        std::path::Path::new(name)
-            .extension()
-            .is_some_and(|ending| ending == "ron")
-    }) {
+    if let Some(scenario) = filenames.iter().find(|name| is_scenario(name)) {
         return Err(Report::bad_input(format!(
-            "`{scenario}` is a scenario, which `podwire run` takes; -f takes Kubernetes objects"
+            "`{scenario}` is a scenario, which `podwire run` and `podwire trace` take; here -f takes Kubernetes objects"
         )));
     }
     let (files, mut problems) = load::load(filenames);
@@ -344,7 +387,7 @@ impl Options {
             not_modelled,
             assumptions,
             services,
-            seed: self.cluster.seed,
+            seed: self.cluster.seed.unwrap_or(1),
             warnings: said,
         })
     }

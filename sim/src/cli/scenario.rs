@@ -76,12 +76,13 @@ pub(super) struct TestArgs {
 }
 
 /// A scenario that was read, or what is wrong with it; and what is to be said in any case.
-struct Read {
-    story: Option<Story>,
-    said: String,
+pub(super) struct Read {
+    pub(super) story: Option<Story>,
+    pub(super) said: String,
 }
 
-fn read(path: &Path) -> Read {
+/// Reads a scenario and the files it names.
+pub(super) fn read(path: &Path) -> Read {
     let name = path.to_string_lossy().into_owned();
     let mut sources = Sources::default();
     let (files, mut problems) = load::load(std::slice::from_ref(&name));

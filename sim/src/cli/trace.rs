@@ -2,21 +2,25 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
 
-use podwire_models::wire::L4;
+use podwire_models::base::Time;
+use podwire_models::wire::{Code, L4};
 
 use super::input::{InputArgs, Session};
-use super::{Done, Format, Report};
+use super::scenario::Read;
+use super::{Done, Exit, Format, Report};
 use crate::attempt::{Attempted, Request};
 use crate::render::json::StepJson;
 use crate::render::{Detail, Style, text};
-use crate::scenario::text::Delay;
+use crate::scenario::text::{Delay, Moment as MomentArg};
 use crate::scenario::{Target, Thing};
-use crate::why::Blocker;
+use crate::story::{self, Moment};
+use crate::why::{self, Blocker, World};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,7 +28,8 @@ Examples:
   podwire trace -f shop.yaml --from deploy/shop/web --to cart:7070 --detail detailed
   podwire trace -f shop.yaml --from node/node-a --to 10.96.0.10:53 --proto udp
   podwire trace -f shop.yaml --host lb=203.0.113.9 --from host/lb --to node/node-a:30080
-  podwire trace -f shop.yaml --from pod/shop/web-0 --to pod/shop/cart-0 --proto icmp -o json";
+  podwire trace -f shop.yaml --from pod/shop/web-0 --to pod/shop/cart-0 --proto icmp -o json
+  podwire trace -f scenarios/lifecycle/pod_killed.ron --from pod/shop/client --to svc/shop/cart:80 --at 5200ms";
 
 /// Follow one attempt: every outcome with its exact chance, and each step of every packet there and back
 ///
@@ -45,6 +50,10 @@ pub(super) struct TraceArgs {
     /// How long the client waits
     #[arg(long, value_name = "TIME", default_value = "10s")]
     timeout: Delay,
+    /// At which moment of a scenario's story, after everything that is done then; the story goes on meanwhile
+    /// [default: before the story begins]
+    #[arg(long, value_name = "TIME")]
+    at: Option<MomentArg>,
     /// How many ways of chance are tried before giving up
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
@@ -92,6 +101,9 @@ struct TraceJson {
     schema: &'static str,
     from: String,
     to: String,
+    /// The moment of the story, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_ns: Option<u64>,
     verdict: &'static str,
     outcomes: Vec<OutcomeJson>,
     not_modelled: Vec<Value>,
@@ -119,6 +131,14 @@ struct OutcomeJson {
 }
 
 pub(super) fn run(args: &TraceArgs) -> Done {
+    if let Some((path, seed)) = args.input.scenario()? {
+        return in_story(args, path, seed);
+    }
+    if args.at.is_some() {
+        return Err(Report::bad_input(
+            "--at is a moment of a scenario (-f SCENARIO.ron); objects alone have no story",
+        ));
+    }
     let session = args.input.settle()?;
     let (_, note) = session.netns(&args.from)?;
     let source = session.lab.source(&args.from).map_err(Report::bad_input)?;
@@ -133,44 +153,49 @@ pub(super) fn run(args: &TraceArgs) -> Done {
             args.limit,
         )
         .map_err(Report::bad_input)?;
-    let to = match &args.to {
-        Target::Url { .. } => args.to.to_string(),
-        Target::Service { .. }
-        | Target::Pod { .. }
-        | Target::Node { .. }
-        | Target::Host { .. }
-        | Target::Address { .. }
-        | Target::Name { .. } => format!("{}://{}", request.l4, args.to),
-    };
     let json = TraceJson {
-        schema: "podwire.trace/v1",
-        from: args.from.to_string(),
-        to,
-        verdict: verdict(&found),
-        outcomes: found
-            .iter()
-            .map(|attempted| {
-                let why = session.why(&args.from, &request, attempted);
-                OutcomeJson::of(attempted, why)
-            })
-            .collect(),
         not_modelled: session.not_modelled_json(),
         assumptions: assumptions(&session, note.as_deref()),
+        ..TraceJson::of(args, &request, &found, |attempted| {
+            session.why(&args.from, &request, attempted)
+        })
     };
-    Ok(match args.output {
-        Format::Json => {
-            let mut stdout = serde_json::to_string_pretty(&json).map_err(Report::bad_input)?;
-            stdout.push('\n');
-            Report {
-                stderr: session.warnings().to_owned(),
-                ..Report::well(stdout)
-            }
-        }
-        Format::Text => Report {
-            stderr: note.map_or_else(String::new, |note| note + "\n") + &session.notes(),
-            ..Report::well(json.text(&found, args.detail))
-        },
-    })
+    let stderr = match args.output {
+        Format::Json => session.warnings().to_owned(),
+        Format::Text => note.map_or_else(String::new, |note| note + "\n") + &session.notes(),
+    };
+    json.report(args, &found, stderr)
+}
+
+/// The same at a moment of a scenario's story.
+fn in_story(args: &TraceArgs, path: &Path, seed: Option<u64>) -> Done {
+    let Read { story, said } = super::scenario::read(path);
+    let Some(story) = story else {
+        return Err(Report {
+            stderr: said,
+            exit: Exit::BadInput,
+            ..Report::default()
+        });
+    };
+    let seed = seed.unwrap_or(story.seed);
+    let moment = args.at.as_ref().map_or(Time::ZERO, |at| at.0);
+    let request = Request::new(args.to.clone(), args.proto.into(), args.timeout.0);
+    let asked = (&args.from, &request);
+    let Moment { lab, outcomes } =
+        story::at(&story, seed, moment, asked, args.limit).map_err(Report::bad_input)?;
+    let world = World {
+        objects: lab.objects.clone(),
+        plan: lab.plan.clone(),
+    };
+    let json = TraceJson {
+        at_ns: Some(moment.0),
+        ..TraceJson::of(args, &request, &outcomes, |attempted| {
+            let (origins, from) = (&story.origins, &args.from);
+            let blockers = || why::blockers(&world, &lab, origins, from, &request, attempted, seed);
+            (attempted.code != Code::Ok).then(blockers)
+        })
+    };
+    json.report(args, &outcomes, said)
 }
 
 fn assumptions(session: &Session, note: Option<&str>) -> Vec<String> {
@@ -191,8 +216,50 @@ fn verdict(found: &[Attempted]) -> &'static str {
 }
 
 impl TraceJson {
+    fn of(
+        args: &TraceArgs,
+        request: &Request,
+        found: &[Attempted],
+        why: impl Fn(&Attempted) -> Option<Vec<Blocker>>,
+    ) -> Self {
+        let to = match &args.to {
+            Target::Url { .. } => args.to.to_string(),
+            Target::Service { .. }
+            | Target::Pod { .. }
+            | Target::Node { .. }
+            | Target::Host { .. }
+            | Target::Address { .. }
+            | Target::Name { .. } => format!("{}://{}", request.l4, args.to),
+        };
+        let outcome = |attempted| OutcomeJson::of(attempted, why(attempted));
+        Self {
+            schema: "podwire.trace/v1",
+            from: args.from.to_string(),
+            to,
+            at_ns: None,
+            verdict: verdict(found),
+            outcomes: found.iter().map(outcome).collect(),
+            not_modelled: Vec::new(),
+            assumptions: Vec::new(),
+        }
+    }
+
+    fn report(&self, args: &TraceArgs, found: &[Attempted], stderr: String) -> Done {
+        let stdout = match args.output {
+            Format::Json => serde_json::to_string_pretty(self).map_err(Report::bad_input)? + "\n",
+            Format::Text => self.text(found, args.detail),
+        };
+        Ok(Report {
+            stderr,
+            ..Report::well(stdout)
+        })
+    }
+
     fn text(&self, found: &[Attempted], detail: Detail) -> String {
-        let mut text = format!("{} to {}: {}\n", self.from, self.to, self.verdict);
+        let at = self
+            .at_ns
+            .map_or_else(String::new, |at| format!(" at {}", Time(at)));
+        let mut text = format!("{} to {}{at}: {}\n", self.from, self.to, self.verdict);
         for (said, attempted) in self.outcomes.iter().zip(found) {
             let steps = text::trace(&attempted.trace, detail, Style::Ansi);
             write!(text, "\n{}\n{steps}", said.text()).expect("a String takes everything");

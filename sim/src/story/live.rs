@@ -7,7 +7,7 @@ use std::sync::Arc;
 use podwire_models::api::{
     ClusterIp, Kind, Node, Object, ObjectRef, Pod, Service, Workload, WorkloadKind,
 };
-use podwire_models::base::{Namespace, ObjectKey};
+use podwire_models::base::{Dice, Namespace, ObjectKey};
 use podwire_models::cluster::settle;
 use podwire_models::control::rollout;
 use podwire_models::wire::Action;
@@ -42,7 +42,7 @@ impl Memory {
     }
 }
 
-impl Run<'_> {
+impl<D: Dice> Run<'_, D> {
     pub(super) fn write(&mut self, what: String, changes: Vec<Change>) {
         self.changed(what);
         for change in changes {

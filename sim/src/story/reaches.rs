@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use podwire_models::base::Family;
+use podwire_models::base::{Dice, Family};
 use podwire_models::control::policy::{Connections, Flow, Policies};
 
 use super::run::Run;
@@ -20,7 +20,7 @@ pub(super) struct Found {
 /// Most reasons that are told of one expectation.
 const MOST: usize = 5;
 
-impl Run<'_> {
+impl<D: Dice> Run<'_, D> {
     /// Looks at what an expectation is about, now.
     pub(super) fn reaches(&self, expected: &Expectation) -> Found {
         let mut why = match expected {

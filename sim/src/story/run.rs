@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podwire_models::base::{ObjectKey, Ratio, Time};
+use podwire_models::base::{Dice, ObjectKey, Ratio, Time};
 use podwire_models::kernel::Netns;
-use podwire_models::wire::{Action, Code, L4, NetnsId, Place, Stage, Step};
+use podwire_models::wire::{Action, Code, L4, NetnsId, PacketId, Place, Stage, Step};
 
 use super::live::Memory;
 use super::reaches::{self, Found};
@@ -27,7 +27,7 @@ use crate::scenario::expect::{Condition, Expectation, Invariant, Outcome as Want
 use crate::scenario::file::Must;
 use crate::simulation::{AppId, Simulation};
 use crate::tool::Tool;
-use crate::trace::record::{Trace, TraceRecorder};
+use crate::trace::record::{Record, Trace, TraceRecorder};
 use crate::trace::{Fingerprint, Names};
 use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, sctp, tcp, udp};
 use crate::why::{self, Blocker, World};
@@ -110,32 +110,8 @@ pub fn explained(story: &Story, seed: u64) -> Ran {
 }
 
 fn begin(story: &Story, seed: u64, explain: bool) -> Ran {
-    let lab = story.lab.clone();
-    let simulation = lab.start(Seeded::new(seed), TraceRecorder::new());
-    let names = lab.names(&story.origins);
-    let mut run = Run {
-        story,
-        memory: Memory::of(lab.objects.pods.keys().cloned()),
-        lab,
-        simulation,
-        names,
-        agenda: BTreeMap::new(),
-        numbered: 0,
-        attempts: Vec::new(),
-        open: BTreeSet::new(),
-        owners: Vec::new(),
-        codes: BTreeMap::new(),
-        tools: Vec::new(),
-        faults: BTreeMap::new(),
-        touched: BTreeMap::new(),
-        endpoints: Vec::new(),
-        culprit: None,
-        found: BTreeMap::new(),
-        remembered: BTreeMap::new(),
-        endless: false,
-        explain,
-        failed: Vec::new(),
-    };
+    let mut run = Run::new(story, Seeded::new(seed));
+    run.explain = explain;
     run.all();
     run.finish()
 }
@@ -184,10 +160,10 @@ struct Active {
     since: usize,
 }
 
-pub(super) struct Run<'a> {
+pub(super) struct Run<'a, D> {
     pub(super) story: &'a Story,
     pub(super) lab: Lab,
-    pub(super) simulation: Simulation<Program, Seeded, TraceRecorder>,
+    pub(super) simulation: Simulation<Program, D, TraceRecorder>,
     pub(super) memory: Memory,
     pub(super) names: Names,
     agenda: BTreeMap<(Time, u64), Task>,
@@ -197,6 +173,8 @@ pub(super) struct Run<'a> {
     open: BTreeSet<usize>,
     /// To which attempt each record belongs: causes lead back to the record with which it began.
     owners: Vec<Option<usize>>,
+    /// To which attempt a packet belongs.
+    packets: BTreeMap<PacketId, usize>,
     /// The last refusal or loss on the way of each open attempt.
     codes: BTreeMap<usize, Code>,
     /// Commands that send packets.
@@ -218,16 +196,42 @@ pub(super) struct Run<'a> {
     endless: bool,
 }
 
-impl Run<'_> {
-    fn all(&mut self) {
-        self.shortfalls();
-        self.serve_more();
-        self.count_endpoints();
-        // What is looked at at a moment is looked at before anything is done then.
-        self.plan_looks();
-        for (at, doing) in &self.story.agenda {
-            self.plan(*at, Task::Do(doing.clone()));
+impl<'a, D: Dice> Run<'a, D> {
+    /// Returns a run at the beginning of its story.
+    pub(super) fn new(story: &'a Story, dice: D) -> Self {
+        let lab = story.lab.clone();
+        let simulation = lab.start(dice, TraceRecorder::new());
+        let names = lab.names(&story.origins);
+        Self {
+            story,
+            memory: Memory::of(lab.objects.pods.keys().cloned()),
+            lab,
+            simulation,
+            names,
+            agenda: BTreeMap::new(),
+            numbered: 0,
+            attempts: Vec::new(),
+            open: BTreeSet::new(),
+            owners: Vec::new(),
+            packets: BTreeMap::new(),
+            codes: BTreeMap::new(),
+            tools: Vec::new(),
+            faults: BTreeMap::new(),
+            touched: BTreeMap::new(),
+            endpoints: Vec::new(),
+            culprit: None,
+            found: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+            endless: false,
+            explain: false,
+            failed: Vec::new(),
         }
+    }
+}
+
+impl<D: Dice> Run<'_, D> {
+    fn all(&mut self) {
+        self.set_out();
         while let Some(((at, _), task)) = self.agenda.pop_first() {
             self.let_pass(at);
             self.perform(task);
@@ -244,6 +248,65 @@ impl Run<'_> {
         for id in active {
             self.count_touched(&id);
         }
+    }
+
+    /// Plans everything that is to happen.
+    pub(super) fn set_out(&mut self) {
+        self.shortfalls();
+        self.serve_more();
+        self.count_endpoints();
+        // What is looked at at a moment is looked at before anything is done then.
+        self.plan_looks();
+        for (at, doing) in &self.story.agenda {
+            self.plan(*at, Task::Do(doing.clone()));
+        }
+    }
+
+    /// Lets the story go on until everything is done that is to be done up to a moment.
+    pub(super) fn go_on(&mut self, until: Time) {
+        while let Some((&(at, _), _)) = self.agenda.first_key_value()
+            && at <= until
+        {
+            self.let_pass(at);
+            if let Some((_, task)) = self.agenda.pop_first() {
+                self.perform(task);
+                self.look();
+            }
+        }
+        self.let_pass(until);
+    }
+
+    /// Lets the story go on until an attempt has ended, or until a moment.
+    pub(super) fn follow(&mut self, number: usize, until: Time) {
+        while self.open.contains(&number) && self.simulation.now() < until {
+            let next = self.agenda.first_key_value().map(|(&(at, _), _)| at);
+            let next = next.map_or(until, |next| next.min(until));
+            if self.simulation.step(next) {
+                self.look();
+            } else {
+                self.go_on(next);
+            }
+        }
+    }
+
+    /// Makes an attempt now, and returns its number.
+    pub(super) fn attempt(&mut self, attempt: &Attempt, name: &str) -> usize {
+        let number = self.attempts.len();
+        self.begin_attempt(attempt, name);
+        number
+    }
+
+    /// Returns what came of an attempt, and the records that tell of it: its own, and those of changes meanwhile.
+    pub(super) fn told(&self, number: usize) -> Option<(ProbeOutcome, Code, Vec<Record>)> {
+        let attempt = self.attempts.get(number)?;
+        let (outcome, code) = attempt.ended.clone()?;
+        let mine = |(n, record): &(usize, &Record)| {
+            let owner = self.owners.get(*n).copied().flatten();
+            owner == Some(number) || record.at > attempt.at && tells_of_a_change(record)
+        };
+        let records = self.simulation.recorder.records().iter().enumerate();
+        let records = records.filter(mine).map(|(_, record)| record.clone());
+        Some((outcome, code, records.collect()))
     }
 
     fn plan_looks(&mut self) {
@@ -357,6 +420,11 @@ impl Run<'_> {
     // ---- attempts ----
 
     fn probe(&mut self, attempt: &Attempt) {
+        let name = label("probe", &attempt.id, self.attempts.len());
+        self.begin_attempt(attempt, &name);
+    }
+
+    fn begin_attempt(&mut self, attempt: &Attempt, name: &str) {
         let number = self.attempts.len();
         let made = self.lab.source(&attempt.from).and_then(|source| {
             let probe = self.lab.probe(&source, &attempt.request)?;
@@ -397,9 +465,8 @@ impl Run<'_> {
                 if let Some(last) = self.owners.last_mut() {
                     *last = Some(number);
                 }
-                let name = label("probe", &attempt.id, number);
                 let program = Program::Probe(Box::new(probe));
-                let app = self.simulation.add_app(source.netns, &name, program);
+                let app = self.simulation.add_app(source.netns, name, program);
                 if attempt.request.l4 == L4::Icmp {
                     self.simulation.listen_raw(app);
                 }
@@ -425,6 +492,17 @@ impl Run<'_> {
         for record in records.iter().skip(self.owners.len()) {
             let before = record.cause.and_then(|cause| usize::try_from(cause).ok());
             let owner = before.and_then(|cause| self.owners.get(cause).copied().flatten());
+            // A packet that waited for a neighbour goes on because of somebody else's question.
+            let packet = record
+                .step
+                .packet
+                .as_ref()
+                .map(podwire_models::wire::Head::id);
+            let known = packet.and_then(|id| self.packets.get(&id).copied());
+            let owner = known.or(owner);
+            if let (Some(id), Some(owner)) = (packet, owner) {
+                self.packets.entry(id).or_insert(owner);
+            }
             self.owners.push(owner);
             let code = record.step.action.ends_with();
             if let (Some(owner), Some(code)) = (owner, code)
@@ -1206,6 +1284,17 @@ fn differs(expected: &Expectation, attempt: &Attempted) -> Option<String> {
         return Some(format!("at {at}: it sent {} queries", attempt.queries));
     }
     None
+}
+
+/// Whether a record tells of something that was done to the cluster.
+const fn tells_of_a_change(record: &Record) -> bool {
+    matches!(
+        record.step.action,
+        Action::Changed { .. }
+            | Action::FaultBegan { .. }
+            | Action::FaultEnded { .. }
+            | Action::Note { .. }
+    )
 }
 
 const fn result_of(wanted: Wanted) -> ProbeResult {

@@ -261,6 +261,67 @@ fn a_trace_tells_every_outcome_with_its_chance() {
 }
 
 #[test]
+fn a_trace_asks_in_the_middle_of_a_story() {
+    let scenario = "../scenarios/lifecycle/pod_killed.ron";
+    let trace = |more: &[&str]| {
+        let words = [
+            "podwire",
+            "trace",
+            "-f",
+            scenario,
+            "--from",
+            "pod/shop/client",
+            "--to",
+        ];
+        run(words
+            .iter()
+            .chain(&["svc/shop/cart:80", "-o", "json"])
+            .chain(more))
+    };
+    let outcomes = |at: &str| -> Vec<(String, String)> {
+        let report = trace(&["--at", at]);
+        assert_eq!(report.exit, Exit::Well, "{}", report.stderr);
+        let json: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
+        let outcomes = json["outcomes"].as_array().unwrap().iter();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or("nobody").to_owned();
+        outcomes
+            .map(|o| (text(&o["chance"]), text(&o["pod"])))
+            .collect()
+    };
+    let all = |chance: &str, pods: &[&str]| -> Vec<(String, String)> {
+        pods.iter()
+            .map(|pod| (chance.to_owned(), (*pod).to_owned()))
+            .collect()
+    };
+    let three = ["shop/cart-0", "shop/cart-1", "shop/cart-2"];
+    assert_eq!(outcomes("1s"), all("1/3", &three));
+    // The pod is dead, and nobody has noticed.
+    let unnoticed = ["shop/cart-0", "nobody", "shop/cart-2"];
+    assert_eq!(outcomes("5200ms"), all("1/3", &unnoticed));
+    assert_eq!(outcomes("8s"), all("1/2", &["shop/cart-0", "shop/cart-2"]));
+    assert_eq!(outcomes("35s"), all("1/3", &three));
+    for wrong in [
+        &["--profile", "calico"][..],
+        &["-f", "x.yaml"],
+        &["--at", "soon"],
+    ] {
+        assert_eq!(trace(wrong).exit, Exit::BadInput, "{wrong:?}");
+    }
+    let file = manifest("at", SHOP);
+    let words = [
+        "trace",
+        "--from",
+        "pod/shop/web",
+        "--to",
+        "svc/shop/cart:80",
+        "--at",
+        "1s",
+    ];
+    let objects = podwire(&file, &words);
+    assert!(objects.stderr.contains("no story"), "{}", objects.stderr);
+}
+
+#[test]
 fn scenarios_are_run_and_judged() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
     let one = root.join("service/clusterip.ron");

@@ -161,7 +161,12 @@ pub fn hosts(objects: &Objects, site: &Site) -> Vec<OutsideHost> {
         let name = std::iter::once(Arc::from(NAME)).chain(numbered).find(free);
         if let Some(name) = name {
             let origin = OriginId::NONE;
-            added.push(OutsideHost { name, ip, origin });
+            added.push(OutsideHost {
+                name,
+                ip,
+                via: None,
+                origin,
+            });
         }
     }
     added

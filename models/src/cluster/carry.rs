@@ -86,12 +86,27 @@ impl Cluster {
         if !lane.up {
             return Err((Code::LinkDown, wire_says("the link is down")));
         }
-        if lane.loss != Ratio::ZERO {
-            let stream = Stream::new(Purpose::Loss, u64::from(id.0) << 1 | u64::from(side));
-            if dice.chance(stream, lane.loss) {
-                let text = format!("the link loses {} of its frames", lane.loss);
-                return Err((Code::LinkLoss, Decider::new(DeciderKind::Wire, text)));
-            }
+        let mut pair = match wire.kind {
+            WireKind::Underlay if !self.links.is_empty() => self.links.of(frame, to),
+            WireKind::Underlay | WireKind::Veth => None,
+        };
+        // A pair's own loss, rate and MTU count once: towards the switch, or where a broadcast leaves it.
+        let own = pair
+            .as_mut()
+            .filter(|_| side == TO_SWITCH || frame.dst.is_multicast());
+        let (mut loss, mut key) = (lane.loss, u64::from(id.0) << 1 | u64::from(side));
+        if let Some(pair) = &own
+            && let Some(pairs) = pair.link.loss
+        {
+            (loss, key) = (pairs, pair.key);
+        }
+        if loss != Ratio::ZERO && dice.chance(Stream::new(Purpose::Loss, key), loss) {
+            let text = format!("the link loses {loss} of its frames");
+            return Err((Code::LinkLoss, Decider::new(DeciderKind::Wire, text)));
+        }
+        if let Some(mtu) = own.as_ref().and_then(|pair| pair.too_large(frame)) {
+            let text = format!("the link between the two machines carries packets of {mtu} bytes");
+            return Err((Code::MtuExceeded, Decider::new(DeciderKind::Wire, text)));
         }
         if wire.kind == WireKind::Underlay
             && let Body::Ip(packet) = &frame.body
@@ -117,9 +132,27 @@ impl Cluster {
         let sent = Time(start.0.saturating_add(busy));
         lane.busy_until = sent;
         lane.carried += 1;
-        Ok((to, sent + lane.latency))
+        let Some(pair) = pair else {
+            return Ok((to, sent + lane.latency));
+        };
+        let mut there = sent;
+        if let (Some(rate), true) = (pair.link.bandwidth, side == TO_SWITCH) {
+            let start = pair.busy_until.max(now);
+            pair.busy_until = Time(start.0.saturating_add(serialise(frame, rate)));
+            there = there.max(pair.busy_until);
+        }
+        let latency = match pair.link.latency {
+            None => lane.latency,
+            Some(whole) if side == TO_SWITCH => whole / 2,
+            Some(whole) if frame.dst.is_multicast() => whole.saturating_sub(lane.latency),
+            Some(whole) => whole.saturating_sub(whole / 2),
+        };
+        Ok((to, there + latency))
     }
 }
+
+/// The direction of an underlay's cable from the machine to the switch: the machine is its first end.
+const TO_SWITCH: u8 = 0;
 
 /// Returns for how many nanoseconds a frame occupies a wire of `rate` bits per second, rounded up.
 fn serialise(frame: &Frame, rate: u64) -> u64 {

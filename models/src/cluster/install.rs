@@ -69,6 +69,9 @@ pub struct OutsideHost {
     pub name: Arc<str>,
     /// Address.
     pub ip: IpAddr,
+    /// The node through which it reaches the cluster's pods and Services: a static route, as an administrator adds it.
+    /// A host outside the nodes' network has it on the underlay's router.
+    pub via: Option<ObjectName>,
     /// Where it was declared.
     pub origin: OriginId,
 }
@@ -346,6 +349,50 @@ impl Machines {
         };
         self.apply(netns, &changes, host.origin, errors);
         self.hosts.insert(Arc::clone(&host.name), netns);
+        let on = if subnet.is_some() {
+            netns
+        } else {
+            self.underlay
+        };
+        let routes = self.routes_into(host, site);
+        // Another host outside may have needed the same of the router.
+        let known = |new: &NewRoute| {
+            let main = self
+                .cluster
+                .netns(on)
+                .map(|n| n.fib.main(Family::of_net(new.dst)));
+            let mut main = main.into_iter().flatten();
+            main.any(|route| route.dst == new.dst && route.gateway == new.gateway)
+        };
+        let routes: Vec<Change> = routes
+            .into_iter()
+            .filter(|route| !known(route))
+            .map(Change::AddRoute)
+            .collect();
+        self.apply(on, &routes, host.origin, errors);
+    }
+
+    /// The routes by which an outside host reaches pods and Services, through the node it names.
+    fn routes_into(&self, host: &OutsideHost, site: &Site) -> Vec<NewRoute> {
+        let family = Family::of(host.ip);
+        let node = host.via.as_ref().and_then(|name| self.nodes.get(name));
+        let gateway = node.and_then(|node| {
+            let mut ips = node.net.ips.iter();
+            ips.find(|ip| Family::of(**ip) == family).copied()
+        });
+        let Some(gateway) = gateway else {
+            return Vec::new();
+        };
+        let ranges = site.pod_cidrs.iter().chain(&site.service_cidrs);
+        let ranges = ranges.filter(|net| Family::of_net(**net) == family);
+        let route = |net: &IpNet| NewRoute {
+            dst: *net,
+            gateway: Some(gateway),
+            dev: None,
+            scope: Scope::Global,
+            ..on_link(gateway, UPLINK, host.origin)
+        };
+        ranges.map(route).collect()
     }
 
     /// Loads the module `sctp` on the machine of a namespace: on the node, and so for all its pods.

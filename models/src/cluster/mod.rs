@@ -4,11 +4,12 @@
 //! whole is one value that can be cloned, compared and checked.
 //!
 //! Reading order: this file (what there is), [`api_server`] (the Service every cluster has), [`settle`] (the control plane fills in), [`install`] (objects become
-//! machines), [`carry`] (a frame crosses a wire).
+//! machines), [`links`] (pairs of machines that differ), [`carry`] (a frame crosses a wire).
 
 pub mod api_server;
 pub mod settle;
 pub mod install;
+pub mod links;
 pub mod carry;
 
 use std::net::IpAddr;
@@ -130,6 +131,8 @@ pub struct Cluster {
     plugged: Vec<Vec<Option<(WireId, u8)>>>,
     /// The underlay's firewall.
     pub acls: Vec<Acl>,
+    /// Pairs of machines whose connection differs from the others'.
+    pub links: links::Links,
 }
 
 impl Cluster {

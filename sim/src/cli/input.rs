@@ -92,8 +92,8 @@ struct ClusterArgs {
     /// Range of Service addresses, one per family [default: 10.96.0.0/16]
     #[arg(long, value_name = "CIDR[,CIDR]")]
     service_cidr: Option<Cidrs>,
-    /// A host outside the cluster, used as `host/NAME`
-    #[arg(long, value_name = "NAME=IP")]
+    /// A host outside the cluster, used as `host/NAME`; with a node, that is its way to pods and Services
+    #[arg(long, value_name = "NAME=IP[,via=NODE]")]
     host: Vec<HostArg>,
     /// Another address of a node, besides those of its object: on a device of its own, eth1 and so on
     #[arg(long, value_name = "NODE=IP/LEN", value_parser = node_address)]
@@ -165,7 +165,7 @@ enum LocalMode {
     InterfaceNamePrefix,
 }
 
-/// `browser=203.0.113.7`.
+/// `browser=203.0.113.7`, `office=172.18.0.9,via=node-a`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct HostArg(OutsideHost);
 
@@ -173,12 +173,19 @@ impl FromStr for HostArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = || format!("expected NAME=IP such as browser=203.0.113.7, not `{text}`");
-        let (name, ip) = text.split_once('=').ok_or_else(wanted)?;
+        let wanted =
+            || format!("expected NAME=IP[,via=NODE] such as browser=203.0.113.7, not `{text}`");
+        let (name, rest) = text.split_once('=').ok_or_else(wanted)?;
+        let (ip, via) = match rest.split_once(',') {
+            None => (rest, None),
+            Some((ip, more)) => (ip, Some(more.strip_prefix("via=").ok_or_else(wanted)?)),
+        };
+        let via = via.map(|node| node.parse().map_err(|error| format!("`{node}`: {error}")));
         let name: ObjectName = name.parse().map_err(|error| format!("`{name}`: {error}"))?;
         Ok(Self(OutsideHost {
             name: name.as_str().into(),
             ip: ip.parse().map_err(|_| wanted())?,
+            via: via.transpose()?,
             origin: OriginId::NONE,
         }))
     }
@@ -374,6 +381,17 @@ impl Options {
             let made_up = objects.nodes.is_empty();
             if !made_up && !objects.nodes.contains_key(node) {
                 let says = format!("--node-address: there is no node `{node}` in the input");
+                return Err(Report::bad_input(says));
+            }
+        }
+        for via in self
+            .cluster
+            .host
+            .iter()
+            .filter_map(|host| host.0.via.as_ref())
+        {
+            if !objects.nodes.is_empty() && !objects.nodes.contains_key(via) {
+                let says = format!("--host: there is no node `{via}` in the input");
                 return Err(Report::bad_input(says));
             }
         }

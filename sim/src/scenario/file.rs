@@ -129,6 +129,8 @@ pub struct Link {
     pub bandwidth: Option<Text<Rate>>,
     /// Chance that a frame is lost.
     pub loss: Option<Text<Ratio>>,
+    /// Largest packet.
+    pub mtu: Option<u32>,
 }
 
 /// A machine outside the cluster.

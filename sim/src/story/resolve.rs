@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use podwire_models::api::{Kind, Node, ObjectRef, Objects};
 use podwire_models::base::addr::host_net;
-use podwire_models::base::{Family, ObjectKey, ObjectName, OriginId, Ratio, Time};
-use podwire_models::cluster::Acl;
+use podwire_models::base::{Family, Mac, ObjectKey, ObjectName, OriginId, Ratio, Time};
 use podwire_models::cluster::install::{OutsideHost, Site};
+use podwire_models::cluster::links::Link;
+use podwire_models::cluster::{Acl, WireEnd};
 use podwire_models::control::ipam::NodeCidrs;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
 use podwire_models::wire::L4;
@@ -337,9 +338,6 @@ impl Resolver<'_> {
         if let Some(mtu) = underlay.mtu {
             site.underlay.mtu = mtu;
         }
-        if let Some(link) = underlay.links.first() {
-            self.refuse(Some(link.from.mark), "a link that differs from the others");
-        }
         if site
             .pod_cidrs
             .iter()
@@ -349,12 +347,6 @@ impl Resolver<'_> {
             site.underlay.subnets.push(subnet);
         }
         for host in &cluster.hosts {
-            if let Some(via) = &host.via {
-                self.refuse(
-                    Some(via.mark),
-                    "a host's own way into the cluster's networks",
-                );
-            }
             if let Some(zone) = &host.zone {
                 self.refuse(Some(zone.mark), "the zone of a machine outside");
             }
@@ -365,6 +357,7 @@ impl Resolver<'_> {
                 site.hosts.push(OutsideHost {
                     name: host.name.as_str().into(),
                     ip: *ip,
+                    via: host.via.as_ref().map(|via| (**via).clone()),
                     origin: OriginId::NONE,
                 });
             }
@@ -507,6 +500,8 @@ impl Resolver<'_> {
                 }
             }
         }
+        self.ways_in(lab);
+        self.links(lab);
         let Some(loss) = self.file.cluster.underlay.loss.as_deref().copied() else {
             return;
         };
@@ -529,6 +524,65 @@ impl Resolver<'_> {
                 && let Some(lane) = wire.lanes.get_mut(usize::from(side))
             {
                 lane.loss = loss;
+            }
+        }
+    }
+
+    /// Checks the nodes through which outside hosts reach the cluster's networks.
+    fn ways_in(&mut self, lab: &Lab) {
+        let mut of_router: Option<&Text<ObjectName>> = None;
+        for host in &self.file.cluster.hosts {
+            let Some(via) = &host.via else {
+                continue;
+            };
+            if !lab.machines.nodes.contains_key(&**via) {
+                let title = format!("there is no node called `{}`", **via);
+                let nodes: Vec<&str> = lab.machines.nodes.keys().map(ObjectName::as_str).collect();
+                let help = format!("the nodes are: {}", nodes.join(", "));
+                self.problem(ProblemCode::ScnUnknownNode, via.mark, title, &help);
+                continue;
+            }
+            if switched(lab, &format!("host/{}", *host.name)).is_some() {
+                continue;
+            }
+            match of_router {
+                Some(first) if **first != **via => {
+                    let title = format!(
+                        "hosts behind the router share its routes, which go through `{}`",
+                        **first
+                    );
+                    let help = "only one node can be their way in; a host in the nodes' network has its own";
+                    self.problem(ProblemCode::ScnBadValue, via.mark, title, help);
+                }
+                Some(_) => {}
+                None => of_router = Some(via),
+            }
+        }
+    }
+
+    /// Pairs of machines that differ.
+    fn links(&mut self, lab: &mut Lab) {
+        let names = machines(lab);
+        for given in &self.file.cluster.underlay.links {
+            let ends = [&given.from, &given.to].map(|name| {
+                let full = self.machine(name, &names)?;
+                let on_switch = switched(lab, &full);
+                if on_switch.is_none() {
+                    let title = format!("{full} is not in the nodes' network");
+                    let help =
+                        "a link joins two machines of that network; others are behind its router";
+                    self.problem(ProblemCode::ScnBadValue, name.mark, title, help);
+                }
+                on_switch
+            });
+            let link = Link {
+                latency: given.latency.as_ref().map(|latency| latency.0),
+                bandwidth: given.bandwidth.as_ref().map(|rate| rate.0),
+                loss: given.loss.as_deref().copied(),
+                mtu: given.mtu,
+            };
+            if let [Some(from), Some(to)] = ends {
+                lab.machines.cluster.links.add(from, to, link);
             }
         }
     }
@@ -906,6 +960,17 @@ impl Resolver<'_> {
             }
         }
     }
+}
+
+/// Returns the device of a machine on the underlay's switch, and its hardware address.
+fn switched(lab: &Lab, name: &str) -> Option<(WireEnd, Mac)> {
+    let cluster = &lab.machines.cluster;
+    let netns = cluster.netns(cluster.named(name)?)?;
+    let device = netns.device_named("eth0")?;
+    let end = (netns.id, device.index);
+    let (at, port) = cluster.peer(end)?;
+    let port = cluster.netns(at)?.device(port)?;
+    port.master.is_some().then_some((end, device.mac))
 }
 
 fn machines(lab: &Lab) -> Names {

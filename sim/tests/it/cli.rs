@@ -261,6 +261,30 @@ fn a_trace_tells_every_outcome_with_its_chance() {
 }
 
 #[test]
+fn a_host_outside_may_have_a_way_in() {
+    let file = manifest("via", SHOP);
+    let routes = |host: &str| {
+        let words = ["exec", "host/office", "--host", host, "--", "ip", "route"];
+        podwire(&file, &words)
+    };
+    let with = routes("office=172.18.0.50,via=node-a").stdout;
+    assert!(
+        with.contains("10.244.0.0/16 via 172.18.0.2 dev eth0"),
+        "{with}"
+    );
+    assert!(
+        with.contains("10.96.0.0/16 via 172.18.0.2 dev eth0"),
+        "{with}"
+    );
+    let without = routes("office=172.18.0.50").stdout;
+    assert!(!without.contains("10.244.0.0/16"), "{without}");
+    assert_eq!(
+        routes("office=172.18.0.50,over=node-a").exit,
+        Exit::BadInput
+    );
+}
+
+#[test]
 fn a_trace_asks_in_the_middle_of_a_story() {
     let scenario = "../scenarios/lifecycle/pod_killed.ron";
     let trace = |more: &[&str]| {

@@ -136,3 +136,47 @@ proptest! {
         prop_assert_eq!(of_client(&second.draws, &first.draws), first.draws);
     }
 }
+
+#[test]
+fn a_link_like_all_others_changes_nothing() {
+    let told = |links: &str| {
+        let text = format!(
+            r##"Scenario(
+                title: "t",
+                cluster: Cluster(
+                    nodes: [ Node(name: "node-a"), Node(name: "node-b"), Node(name: "node-c") ],
+                    underlay: Underlay(latency: "100us", bandwidth: "10Gbit", links: [{links}]),
+                ),
+                objects: r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: a}}
+spec: {{nodeName: node-a, containers: [{{name: main, image: i}}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: b}}
+spec: {{nodeName: node-b, containers: [{{name: main, image: i, ports: [{{containerPort: 80}}]}}]}}
+"#,
+                timeline: [
+                    At("1s", Probe(id: "p", from: "pod/default/a", to: "pod/default/b:80", payload: "9000B")),
+                    At("2s", Exec("node/node-c", "ping -c 2 172.18.0.2")),
+                ],
+            )"##
+        );
+        let file = podwire::scenario::read("t.ron", &text).unwrap();
+        let (story, problems) = podwire::story::resolve(&file, &[]);
+        assert_eq!(problems, []);
+        podwire::story::run(&story, 1).fingerprint
+    };
+    let plain = told("");
+    let same = |from: &str, to: &str| {
+        format!(r#"Link(from: "{from}", to: "{to}", latency: "100us", loss: "0%", mtu: 1500),"#)
+    };
+    assert_eq!(
+        told(&(same("node-a", "node-b") + &same("node-c", "node-a"))),
+        plain
+    );
+    let longer = r#"Link(from: "node-b", to: "node-a", latency: "101us")"#;
+    assert_ne!(told(longer), plain);
+}

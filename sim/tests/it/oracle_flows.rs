@@ -83,6 +83,7 @@ fn lab_of(objects: String, topology: &Value) -> (Lab, OriginTable) {
             .map(|host| OutsideHost {
                 name: text_of(host, "name").as_str().into(),
                 ip: text_of(host, "ip").parse().unwrap(),
+                via: None,
                 origin: OriginId::NONE,
             })
             .collect(),

@@ -52,6 +52,7 @@ fn hosts(objects: &Objects, rows: &[Row]) -> Vec<OutsideHost> {
         .map(|ip| OutsideHost {
             name: format!("h-{}", ip.to_string().replace(['.', ':'], "-")).into(),
             ip,
+            via: None,
             origin: OriginId::NONE,
         })
         .collect()

@@ -263,6 +263,7 @@ fn build(world: &World) -> (Lab, OriginTable) {
     plan.site.hosts.push(OutsideHost {
         name: "browser".into(),
         ip: "203.0.113.7".parse().unwrap(),
+        via: None,
         origin: podwire_models::base::OriginId::NONE,
     });
     let mut lab = Lab::build(objects, plan);

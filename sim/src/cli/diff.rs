@@ -35,7 +35,7 @@ pub(super) struct DiffArgs {
     #[arg(value_name = "AFTER", required_unless_present_any = ["apply", "delete"])]
     after: Option<String>,
     /// Objects that are added to the ones after, or take the place of those of the same name
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     apply: Vec<String>,
     /// An object that is taken out of the ones after, as `netpol/NS/NAME` or `anp/NAME`
     #[arg(long, value_name = "OBJECT", value_parser = object)]

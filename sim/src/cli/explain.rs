@@ -7,6 +7,7 @@ use serde_json::json;
 
 use podwire_models::wire::Code;
 
+use super::choice::Choice;
 use super::table;
 use super::{Done, Format, Report};
 use crate::problem::{ProblemCode, suggestion};
@@ -24,7 +25,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct ExplainArgs {
     /// The code, in capital or small letters
-    #[arg(required_unless_present = "list", conflicts_with = "list")]
+    #[arg(required_unless_present = "list", conflicts_with = "list", value_parser = Choice::new(codes, any), hide_possible_values = true)]
     code: Option<String>,
     /// List all codes
     #[arg(long)]
@@ -39,6 +40,19 @@ struct Page {
     code: &'static str,
     meaning: &'static str,
     why_and_fix: Option<(&'static str, &'static str)>,
+}
+
+fn codes() -> Vec<&'static str> {
+    pages().map(|page| page.code).collect()
+}
+
+/// A code that does not exist is answered with the nearest one.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "what a parser of arguments looks like"
+)]
+fn any(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
 }
 
 fn pages() -> impl Iterator<Item = Page> {

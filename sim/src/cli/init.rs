@@ -30,7 +30,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct InitArgs {
     /// Kubernetes objects: a YAML or JSON file, or a directory (read recursively)
-    #[arg(short, long, required = true, value_name = "PATH")]
+    #[arg(short, long, required = true, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     filename: Vec<String>,
     /// Where to write the scenario; nothing is overwritten [default: the standard output]
     #[arg(long, value_name = "FILE")]

@@ -19,6 +19,7 @@ use podwire_models::control::cni::Cni;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
 use podwire_models::wire::{Code, NetnsId};
 
+use super::choice::Choice;
 use super::{Exit, Report};
 use crate::attempt::{Attempted, Request};
 use crate::lab::{Lab, Plan};
@@ -42,6 +43,7 @@ pub(super) struct InputArgs {
         long,
         required = true,
         value_name = "PATH",
+        value_hint = clap::ValueHint::AnyPath,
         help_heading = "Input"
     )]
     filename: Vec<String>,
@@ -75,13 +77,13 @@ pub(super) struct Options {
 #[command(next_help_heading = "Cluster")]
 struct ClusterArgs {
     /// Kubernetes release, where releases behave differently: 1.30 to 1.34
-    #[arg(long, value_name = "VERSION", default_value = "1.34", value_parser = version)]
+    #[arg(long, value_name = "VERSION", default_value = "1.34", value_parser = Choice::new(versions, version), hide_possible_values = true)]
     kubernetes: Version,
     /// How many nodes to make up if the input has none
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=5000))]
     nodes: u32,
     /// Network plugin: kindnet, bridge, flannel-vxlan, flannel-host-gw or calico
-    #[arg(long, value_name = "NAME", default_value = "kindnet", value_parser = cni)]
+    #[arg(long, value_name = "NAME", default_value = "kindnet", value_parser = Choice::new(profiles, cni), hide_possible_values = true)]
     profile: Cni,
     /// Seed of everything that is left to chance [default: 1, or the scenario's]
     #[arg(long, value_name = "N")]
@@ -189,6 +191,14 @@ impl FromStr for HostArg {
             origin: OriginId::NONE,
         }))
     }
+}
+
+fn versions() -> Vec<&'static str> {
+    vec!["1.30", "1.31", "1.32", "1.33", "1.34"]
+}
+
+fn profiles() -> Vec<&'static str> {
+    Cni::ALL.map(Cni::name).to_vec()
 }
 
 fn version(text: &str) -> Result<Version, String> {

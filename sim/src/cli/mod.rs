@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod bench;
+mod choice;
 mod diff;
 mod exec;
 mod explain;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::choice::Choice;
 use super::explain::pretty;
 use super::{Done, Exit, Format, Report};
 use crate::manifest::load;
@@ -38,7 +39,7 @@ Examples:
 #[command(after_help = RUN)]
 pub(super) struct RunArgs {
     /// Scenario files
-    #[arg(required = true, value_name = "SCENARIO.ron")]
+    #[arg(required = true, value_name = "SCENARIO.ron", value_hint = clap::ValueHint::FilePath)]
     scenarios: Vec<PathBuf>,
     /// Seed of everything that is left to chance [default: the scenario's]
     #[arg(long, value_name = "N")]
@@ -50,7 +51,7 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
     /// Which steps the text shows: minimal, summary or detailed
-    #[arg(long, value_name = "LEVEL", default_value = "summary", value_parser = super::trace::detail)]
+    #[arg(long, value_name = "LEVEL", default_value = "summary", value_parser = Choice::new(super::trace::details, super::trace::detail), hide_possible_values = true)]
     detail: Detail,
 }
 
@@ -62,7 +63,7 @@ pub(super) struct RunArgs {
 #[command(after_help = TEST)]
 pub(super) struct TestArgs {
     /// Scenario files, or directories that are searched for `*.ron`
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required = true, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     paths: Vec<PathBuf>,
     /// Keep what each scenario tells now in a file next to it (`NAME.golden`), to compare with from now on
     #[arg(long)]

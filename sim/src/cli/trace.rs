@@ -11,6 +11,7 @@ use serde_json::Value;
 use podwire_models::base::Time;
 use podwire_models::wire::{Code, L4};
 
+use super::choice::Choice;
 use super::input::{InputArgs, Session};
 use super::scenario::Read;
 use super::{Done, Exit, Format, Report};
@@ -61,7 +62,7 @@ pub(super) struct TraceArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
     /// Which steps the text shows: minimal, summary or detailed
-    #[arg(long, value_name = "LEVEL", default_value = "summary", value_parser = detail)]
+    #[arg(long, value_name = "LEVEL", default_value = "summary", value_parser = Choice::new(details, detail), hide_possible_values = true)]
     detail: Detail,
     #[command(flatten)]
     input: InputArgs,
@@ -77,6 +78,11 @@ enum Proto {
     Sctp,
     /// An echo request.
     Icmp,
+}
+
+/// Values of `--detail`.
+pub(super) fn details() -> Vec<&'static str> {
+    vec!["minimal", "summary", "detailed"]
 }
 
 /// Reads `--detail`.

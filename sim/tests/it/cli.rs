@@ -73,11 +73,16 @@ fn every_command_teaches_with_an_example() {
         assert!(help.stdout.contains(&example), "{}", help.stdout);
         assert_eq!(run(["podwire", "man", command]).exit, Exit::Well);
     }
-    assert!(
-        run(["podwire", "completions", "bash"])
-            .stdout
-            .contains("podwire")
-    );
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(["podwire", "completions", shell]).stdout;
+        for name in ["flannel-host-gw", "1.34", "detailed"] {
+            assert!(script.contains(name), "{shell} does not complete {name}");
+        }
+        // What fish is given completes options only.
+        for name in ["SVC_NO_ENDPOINTS", "networkpolicies"] {
+            assert_eq!(script.contains(name), shell != "fish", "{shell}: {name}");
+        }
+    }
 }
 
 #[test]

@@ -18,11 +18,15 @@ use super::{Done, Report};
 use crate::engine::dice::Seeded;
 use crate::problem::suggestion;
 use crate::scenario::Thing;
+use crate::scenario::text::Moment;
+use crate::story;
 use crate::tool::Tool as Active;
 use crate::trace::TraceRecorder;
 
 /// Seconds after which a command that has not ended is given up.
 const PATIENCE: u64 = 3600;
+/// What is said then.
+const LATE: &str = "the command had not ended after an hour\n";
 
 const EXAMPLES: &str = "\
 Commands:
@@ -47,7 +51,8 @@ Examples:
   podwire exec pod/shop/cart-0 -f shop.yaml -- ip route
   podwire exec deploy/shop/cart -f shop.yaml -- ss -ltn
   podwire exec pod/shop/client -f shop.yaml -- curl http://cart:80/
-  podwire exec pod/shop/client -f shop.yaml -- dig +search cart";
+  podwire exec pod/shop/client -f shop.yaml -- dig +search cart
+  podwire exec node/node-a -f scenarios/lifecycle/pod_killed.ron --at 5200ms -- conntrack -L";
 
 /// Run a look-alike of a usual tool inside a pod, on a node or on an outside host
 #[derive(Debug, Args)]
@@ -59,6 +64,9 @@ pub(super) struct ExecArgs {
     /// Of iptables-save, print only what this component wrote, as if it were alone on the node
     #[arg(long, value_name = "NAME")]
     component: Option<Component>,
+    /// At which moment of a scenario's story, after everything that is done then [default: before the story begins]
+    #[arg(long, value_name = "TIME")]
+    at: Option<Moment>,
     #[command(flatten)]
     input: InputArgs,
     /// The command and its arguments
@@ -125,15 +133,22 @@ pub(super) fn run(args: &ExecArgs) -> Done {
             "--component goes with iptables-save and ip6tables-save only",
         ));
     }
-    let session = args.input.settle()?;
+    let (session, machines, now) = if let Some(told) = args.input.story(args.at)? {
+        let now = told.at;
+        let session = told.session();
+        let machines = session.lab.machines.clone();
+        (session, machines, now)
+    } else {
+        let session = args.input.settle()?;
+        let dice = Seeded::new(session.seed);
+        let machines = session.lab.start(dice, TraceRecorder::new()).machines;
+        (session, machines, Time::ZERO)
+    };
     let (netns, note) = session.netns(&args.thing)?;
-    let simulation = session
-        .lab
-        .start(Seeded::new(session.seed), TraceRecorder::new());
-    let Some(netns) = simulation.machines.cluster.netns(netns) else {
+    let Some(netns) = machines.cluster.netns(netns) else {
         return Err(Report::bad_input(format!("{} does not run", args.thing)));
     };
-    let stdout = tool.output(netns, &args.thing, &session)?;
+    let stdout = tool.output(netns, now, &args.thing, &session)?;
     let note = note.map_or_else(String::new, |note| note + "\n");
     Ok(Report {
         stderr: note + &session.notes(),
@@ -148,9 +163,23 @@ fn send(args: &ExecArgs, tool: &Active) -> Done {
             "--component goes with iptables-save and ip6tables-save only",
         ));
     }
+    let wrong = |error: crate::attempt::AttemptError| Report::bad_input(error.to_string());
+    if let Some(told) = args.input.story(args.at)? {
+        let command = args.command.join(" ");
+        let asked = (&args.thing, command.as_str(), tool);
+        let printed = story::moment::command(&told.story, told.seed, told.at, asked);
+        let printed = printed.map_err(wrong)?;
+        return Ok(Report {
+            stderr: if printed.is_some() {
+                told.said
+            } else {
+                LATE.to_owned()
+            },
+            ..Report::well(printed.unwrap_or_default())
+        });
+    }
     let session = args.input.settle()?;
     let lab = &session.lab;
-    let wrong = |error: crate::attempt::AttemptError| Report::bad_input(error.to_string());
     let source = lab.source(&args.thing).map_err(wrong)?;
     let (program, raw) = tool.program(lab, &source).map_err(wrong)?;
     let mut simulation = lab.start(Seeded::new(session.seed), NoRecorder);
@@ -170,10 +199,9 @@ fn send(args: &ExecArgs, tool: &Active) -> Done {
             break String::new();
         }
     };
-    let late = "the command had not ended after an hour\n".to_owned();
     Ok(Report {
         stderr: if stdout.is_empty() {
-            late
+            LATE.to_owned()
         } else {
             session.notes()
         },
@@ -316,8 +344,13 @@ impl Tool {
         }
     }
 
-    fn output(&self, netns: &Netns, thing: &Thing, session: &Session) -> Result<String, Report> {
-        let now = Time::ZERO;
+    fn output(
+        &self,
+        netns: &Netns,
+        now: Time,
+        thing: &Thing,
+        session: &Session,
+    ) -> Result<String, Report> {
         Ok(match self {
             Self::Save {
                 family,

@@ -18,6 +18,7 @@ use super::input::{InputArgs, Session};
 use super::table;
 use super::{Done, Report};
 use crate::manifest::print;
+use crate::scenario::text::Moment;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +26,7 @@ Examples:
   podwire get endpoints -f shop.yaml -n shop
   kubectl get nodes,pods,svc -A -o yaml | podwire get svc -f -
   podwire get endpointslices -f shop.yaml -n shop -o yaml
+  podwire get endpoints -f scenarios/lifecycle/pod_killed.ron --at 7s
   podwire get pods -f shop.yaml -o json | jq -r '.items[].ips[0]'";
 
 /// Show objects of the settled cluster, as kubectl does: which pod got which address, which endpoints a Service has
@@ -43,6 +45,9 @@ pub(super) struct GetArgs {
     /// In which form to print
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Output,
+    /// At which moment of a scenario's story, after everything that is done then [default: before the story begins]
+    #[arg(long, value_name = "TIME")]
+    at: Option<Moment>,
     #[command(flatten)]
     input: InputArgs,
 }
@@ -101,7 +106,10 @@ struct Item {
 }
 
 pub(super) fn run(args: &GetArgs) -> Done {
-    let session = args.input.settle()?;
+    let session = match args.input.story(args.at)? {
+        Some(told) => told.session(),
+        None => args.input.settle()?,
+    };
     let mut listing = Listing::of(args.kind, &session);
     listing.items.retain(|item| {
         let here = args.namespace.as_ref().map(Namespace::as_str);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use podwire_models::api::{ObjectRef, Objects};
 use podwire_models::base::addr::{host_net, nth_addr};
-use podwire_models::base::{Family, ObjectKey, ObjectName, OriginId};
+use podwire_models::base::{Family, ObjectKey, ObjectName, OriginId, Time};
 use podwire_models::cluster::install::{OutsideHost, Site};
 use podwire_models::control::cni::Cni;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
@@ -26,8 +26,9 @@ use crate::lab::{Lab, Plan};
 use crate::manifest::{self, NotModelled, load};
 use crate::problem::{self, Severity, Sources, suggestion};
 use crate::scenario::Thing;
-use crate::scenario::text::Cidrs;
+use crate::scenario::text::{Cidrs, Moment};
 use crate::source::OriginTable;
+use crate::story::{self, Story};
 use crate::why::{self, Blocker, World};
 
 /// What is simulated. Objects are taken at their word where they carry state (pod addresses, node names, cluster
@@ -37,7 +38,7 @@ pub(super) struct InputArgs {
     /// Kubernetes objects: a YAML or JSON file, a directory (read recursively), or `-` for the standard input
     ///
     /// Takes what `kubectl get … -o yaml`, `kustomize build` and `helm template` print. May be given several times.
-    /// `podwire trace` takes one scenario (.ron) instead.
+    /// `trace`, `get` and `exec` take one scenario (.ron) instead.
     #[arg(
         short,
         long,
@@ -284,7 +285,7 @@ impl InputArgs {
     ///
     /// # Errors
     /// If something else is given too: a scenario says itself what its cluster is.
-    pub(super) fn scenario(&self) -> Result<Option<(&Path, Option<u64>)>, Report> {
+    fn scenario(&self) -> Result<Option<(&Path, Option<u64>)>, Report> {
         let path = match self.filename.as_slice() {
             [only] if is_scenario(only) => Path::new(only),
             all => match all.iter().find(|name| is_scenario(name)) {
@@ -313,9 +314,65 @@ impl InputArgs {
         Ok(Some((path, seed)))
     }
 
+    /// Reads the scenario that is given in place of objects, if it is one.
+    pub(super) fn story(&self, at: Option<Moment>) -> Result<Option<Told>, Report> {
+        let Some((path, seed)) = self.scenario()? else {
+            if at.is_some() {
+                let says =
+                    "--at is a moment of a scenario (-f SCENARIO.ron); objects alone have no story";
+                return Err(Report::bad_input(says));
+            }
+            return Ok(None);
+        };
+        let super::scenario::Read { story, said } = super::scenario::read(path);
+        let Some(story) = story else {
+            return Err(Report {
+                stderr: said,
+                exit: Exit::BadInput,
+                ..Report::default()
+            });
+        };
+        Ok(Some(Told {
+            seed: seed.unwrap_or(story.seed),
+            at: at.map_or(Time::ZERO, |at| at.0),
+            story,
+            said,
+        }))
+    }
+
     /// Reads the objects and settles the cluster. What is wrong with the input is all said at once.
     pub(super) fn settle(&self) -> Result<Session, Report> {
         self.options.settle(&self.filename, &Edits::default())
+    }
+}
+
+/// A story, and a moment of it.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// The story.
+    pub(super) story: Story,
+    /// The seed it is told with.
+    pub(super) seed: u64,
+    /// The moment.
+    pub(super) at: Time,
+    /// Warnings about the input.
+    pub(super) said: String,
+}
+
+impl Told {
+    /// Returns the cluster as it is at that moment.
+    pub(super) fn session(self) -> Session {
+        let lab = story::moment::cluster(&self.story, self.seed, self.at);
+        Session {
+            given: lab.objects.clone(),
+            services: lab.objects.services.keys().cloned().collect(),
+            lab,
+            origins: self.story.origins,
+            not_modelled: Vec::new(),
+            assumptions: Vec::new(),
+            seed: self.seed,
+            warnings: self.said,
+        }
     }
 }
 
@@ -339,7 +396,7 @@ struct Input {
 fn read(filenames: &[String], origins: &mut OriginTable) -> Result<Input, Report> {
     if let Some(scenario) = filenames.iter().find(|name| is_scenario(name)) {
         return Err(Report::bad_input(format!(
-            "`{scenario}` is a scenario, which `podwire run` and `podwire trace` take; here -f takes Kubernetes objects"
+            "`{scenario}` is a scenario, which `podwire run`, `trace`, `get` and `exec` take; here -f takes Kubernetes objects"
         )));
     }
     let (files, mut problems) = load::load(filenames);

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -12,9 +11,8 @@ use podwire_models::base::Time;
 use podwire_models::wire::{Code, L4};
 
 use super::choice::Choice;
-use super::input::{InputArgs, Session};
-use super::scenario::Read;
-use super::{Done, Exit, Format, Report};
+use super::input::{InputArgs, Session, Told};
+use super::{Done, Format, Report};
 use crate::attempt::{Attempted, Request};
 use crate::render::json::StepJson;
 use crate::render::{Detail, Style, text};
@@ -137,13 +135,8 @@ struct OutcomeJson {
 }
 
 pub(super) fn run(args: &TraceArgs) -> Done {
-    if let Some((path, seed)) = args.input.scenario()? {
-        return in_story(args, path, seed);
-    }
-    if args.at.is_some() {
-        return Err(Report::bad_input(
-            "--at is a moment of a scenario (-f SCENARIO.ron); objects alone have no story",
-        ));
+    if let Some(told) = args.input.story(args.at)? {
+        return in_story(args, told);
     }
     let session = args.input.settle()?;
     let (_, note) = session.netns(&args.from)?;
@@ -174,17 +167,13 @@ pub(super) fn run(args: &TraceArgs) -> Done {
 }
 
 /// The same at a moment of a scenario's story.
-fn in_story(args: &TraceArgs, path: &Path, seed: Option<u64>) -> Done {
-    let Read { story, said } = super::scenario::read(path);
-    let Some(story) = story else {
-        return Err(Report {
-            stderr: said,
-            exit: Exit::BadInput,
-            ..Report::default()
-        });
-    };
-    let seed = seed.unwrap_or(story.seed);
-    let moment = args.at.as_ref().map_or(Time::ZERO, |at| at.0);
+fn in_story(args: &TraceArgs, told: Told) -> Done {
+    let Told {
+        story,
+        seed,
+        at: moment,
+        said,
+    } = told;
     let request = Request::new(args.to.clone(), args.proto.into(), args.timeout.0);
     let asked = (&args.from, &request);
     let Moment { lab, outcomes } =

@@ -1,5 +1,6 @@
 //! What becomes of an attempt at a moment of a story: the story is told up to there, somebody tries, and the story goes
-//! on meanwhile. Once for every way chance can decide about the attempt.
+//! on meanwhile. Once for every way chance can decide about the attempt. And what can be seen at such a moment: the
+//! cluster, and what commands print.
 //!
 //! # Fidelity
 //! Which endpoint the packets of other attempts go to is drawn as in any run; only losses on the wires are tried in
@@ -18,6 +19,7 @@ use crate::attempt::{self, AttemptError, Attempted, Request};
 use crate::engine::dice::{Exhaustive, Seeded, explore_within};
 use crate::lab::Lab;
 use crate::scenario::address::Thing;
+use crate::tool::Tool;
 use crate::trace::record::Trace;
 use crate::traffic::ProbeOutcome;
 
@@ -86,6 +88,36 @@ pub fn at(
     }
     let lab = found.unwrap_or_else(|| story.lab.clone());
     Ok(Moment { lab, outcomes })
+}
+
+/// Returns the cluster at a moment of a story, after everything that is done at that moment.
+pub fn cluster(story: &Story, seed: u64, moment: Time) -> Lab {
+    let mut run = Run::new(story, Seeded::new(seed));
+    run.set_out();
+    run.go_on(moment);
+    let mut lab = run.lab;
+    lab.machines = run.simulation.machines;
+    lab
+}
+
+/// Runs a command that sends packets at a moment of a story, while the story goes on; returns what it prints, or
+/// nothing if it has not ended after an hour.
+///
+/// # Errors
+/// If it cannot be run there and then.
+pub fn command(
+    story: &Story,
+    seed: u64,
+    moment: Time,
+    (on, text, tool): (&Thing, &str, &Tool),
+) -> Result<Option<String>, AttemptError> {
+    let mut run = Run::new(story, Seeded::new(seed));
+    run.set_out();
+    run.go_on(moment);
+    let source = run.lab.source(on)?;
+    tool.program(&run.lab, &source)?;
+    let until = moment + Duration::from_secs(3600);
+    Ok(run.command(on, text.to_owned(), tool.clone(), until))
 }
 
 /// Dice of which one flow's answers are all tried, from some moment on; everything else is drawn.

@@ -150,7 +150,8 @@ struct Running {
     place: Place,
     text: String,
     tool: Tool,
-    ended: bool,
+    /// What it printed, once it has ended.
+    output: Option<String>,
 }
 
 /// A fault that is in force.
@@ -278,7 +279,29 @@ impl<D: Dice> Run<'_, D> {
 
     /// Lets the story go on until an attempt has ended, or until a moment.
     pub(super) fn follow(&mut self, number: usize, until: Time) {
-        while self.open.contains(&number) && self.simulation.now() < until {
+        self.go_on_while(until, |run| run.open.contains(&number));
+    }
+
+    /// Runs a command that sends packets while the story goes on, and returns what it prints; nothing if it has not
+    /// ended at that moment.
+    pub(super) fn command(
+        &mut self,
+        on: &Thing,
+        text: String,
+        tool: Tool,
+        until: Time,
+    ) -> Option<String> {
+        let number = self.tools.len();
+        self.tool(on, text, tool);
+        let output = |run: &Self| run.tools.get(number)?.output.clone();
+        self.go_on_while(until, |run| {
+            run.tools.len() > number && output(run).is_none()
+        });
+        output(self)
+    }
+
+    fn go_on_while(&mut self, until: Time, going: impl Fn(&Self) -> bool) {
+        while going(self) && self.simulation.now() < until {
             let next = self.agenda.first_key_value().map(|(&(at, _), _)| at);
             let next = next.map_or(until, |next| next.min(until));
             if self.simulation.step(next) {
@@ -658,7 +681,7 @@ impl<D: Dice> Run<'_, D> {
                     place,
                     text,
                     tool,
-                    ended: false,
+                    output: None,
                 });
             }
             Err(error) => {
@@ -670,22 +693,25 @@ impl<D: Dice> Run<'_, D> {
 
     /// Tells what commands have printed that have ended.
     fn look_at_tools(&mut self) {
-        for running in self.tools.iter_mut().filter(|running| !running.ended) {
+        for running in self
+            .tools
+            .iter_mut()
+            .filter(|running| running.output.is_none())
+        {
             let mut outcomes = self.simulation.outcomes(running.app).iter();
             let Some(outcome) = outcomes.find(|outcome| running.tool.ends(outcome)) else {
                 continue;
             };
-            running.ended = true;
-            let action = Action::Output {
-                command: running.text.clone(),
-                text: running.tool.output(outcome),
-            };
+            let text = running.tool.output(outcome);
+            running.output = Some(text.clone());
+            let command = running.text.clone();
+            let action = Action::Output { command, text };
             self.simulation.note(running.place, Step::general(action));
         }
     }
 
     fn busy(&self) -> bool {
-        !self.open.is_empty() || self.tools.iter().any(|running| !running.ended)
+        !self.open.is_empty() || self.tools.iter().any(|running| running.output.is_none())
     }
 
     // ---- faults ----

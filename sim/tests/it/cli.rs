@@ -351,6 +351,44 @@ fn a_trace_asks_in_the_middle_of_a_story() {
 }
 
 #[test]
+fn objects_and_commands_are_shown_in_the_middle_of_a_story() {
+    let scenario = "../scenarios/lifecycle/pod_killed.ron";
+    let ask = |words: &[&str]| {
+        let report = run(["podwire"].iter().chain(words));
+        assert_eq!(report.exit, Exit::Well, "{}", report.stderr);
+        report.stdout
+    };
+    let endpoints = |at: &str| ask(&["get", "ep", "cart", "-f", scenario, "--at", at]);
+    for (at, there) in [("5200ms", true), ("7s", false), ("35s", true)] {
+        let shown = endpoints(at);
+        assert_eq!(shown.contains("10.244.1.3:8080"), there, "{at}: {shown}");
+    }
+    let exec = |at: &str, command: &str| {
+        let words = ["exec", "pod/shop/client", "-f", scenario, "--at", at, "--"];
+        let words: Vec<&str> = words.into_iter().chain(command.split(' ')).collect();
+        ask(&words)
+    };
+    assert!(exec("4s", "ping 10.244.1.3").contains("1 received"));
+    assert!(exec("5s", "ping 10.244.1.3").contains("0 received"));
+    let node = |at: &str| {
+        let words = [
+            "exec",
+            "node/node-a",
+            "-f",
+            scenario,
+            "--at",
+            at,
+            "--",
+            "conntrack",
+            "-L",
+        ];
+        ask(&words)
+    };
+    assert_eq!(node("500ms"), "");
+    assert!(node("2s").contains("TIME_WAIT src=10.244.0.3 dst=10.96."));
+}
+
+#[test]
 fn scenarios_are_run_and_judged() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
     let one = root.join("service/clusterip.ron");

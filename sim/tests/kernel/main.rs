@@ -22,6 +22,7 @@ mod cases;
 mod cluster;
 mod fuzz;
 mod generate;
+mod random_cluster;
 mod router;
 mod twin;
 

@@ -54,6 +54,8 @@ struct Flow {
     remote: End,
     local: Option<End>,
     tally: Rc<Cell<Tally>>,
+    /// The packet it received last: its memory serves for the next one it sends.
+    spare: Option<Box<Packet>>,
 }
 
 impl Behaviour for Flow {
@@ -70,14 +72,17 @@ impl Behaviour for Flow {
                 self.fire(cx);
             }
             AppEvent::Timer(_) => self.fire(cx),
-            AppEvent::Packet(packet) => self.count(&packet, cx.now),
+            AppEvent::Packet(packet) => {
+                self.count(&packet, cx.now);
+                self.spare = Some(packet);
+            }
             AppEvent::OpenFailed { .. } | AppEvent::Error { .. } | AppEvent::SendFailed { .. } => {}
         }
     }
 }
 
 impl Flow {
-    fn fire<D>(&self, cx: &mut Ctx<'_, D>) {
+    fn fire<D>(&mut self, cx: &mut Ctx<'_, D>) {
         let Some(local) = self.local else { return };
         let packet = Packet {
             id: PacketId(0),
@@ -97,7 +102,14 @@ impl Flow {
                 message: Message::Opaque,
             }),
         };
-        cx.actions.push(Action::Send(packet.into()));
+        let packet = match self.spare.take() {
+            Some(mut spare) => {
+                *spare = packet;
+                spare
+            }
+            None => Box::new(packet),
+        };
+        cx.actions.push(Action::Send(packet));
         cx.actions.push(Action::SetTimer {
             after: INTERVAL,
             token: Token::default(),
@@ -229,6 +241,7 @@ fn start(lab: &Lab, sizes: &Sizes) -> (Simulation<Flow, Seeded, NoRecorder>, Rc<
             remote: (*ip, PORT),
             local: None,
             tally: Rc::clone(&tally),
+            spare: None,
         };
         let app: AppId = simulation.add_app(netns, &pod.key.to_string(), flow);
         simulation

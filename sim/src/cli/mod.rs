@@ -144,7 +144,8 @@ impl Report {
 /// Runs the command that the process was started with, and prints what it has to say. Colours go to terminals only,
 /// and never if `NO_COLOR` is set; whoever closes a pipe early has seen enough.
 pub fn main() -> ExitCode {
-    let report = std::panic::catch_unwind(|| run(std::env::args_os())).unwrap_or_else(|_| defect());
+    report_defects();
+    let report = run(std::env::args_os());
     let printed = write(&mut anstream::stdout(), &report.stdout);
     // There is nowhere left to say that the standard error is closed.
     let _ = write(&mut anstream::stderr(), &report.stderr);
@@ -167,17 +168,23 @@ fn write(to: &mut impl Write, text: &str) -> std::io::Result<()> {
     }
 }
 
-fn defect() -> Report {
-    let stderr = format!(
-        "\npodwire {} has a defect: the message above is not your input's fault.\n\
-         Please report the message, the command line and the input files.\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    Report {
-        stderr,
-        exit: Exit::Defect,
-        ..Report::default()
-    }
+/// Lets a panic end the process with what to report, whether or not it could be caught: release builds abort.
+#[expect(
+    clippy::exit,
+    reason = "where panics abort, nothing else can choose the exit code"
+)]
+fn report_defects() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        let says = format!(
+            "\npodwire {} has a defect: the message above is not your input's fault.\n\
+             Please report the message, the command line and the input files.\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        let _ = write(&mut anstream::stderr(), &says);
+        std::process::exit(i32::from(Exit::Defect.code()));
+    }));
 }
 
 /// Runs the command of a command line (whose first word is the program's name), without printing anything.

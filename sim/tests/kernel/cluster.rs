@@ -511,7 +511,14 @@ fn tools(lab: &Lab, prefix: &Prefix) -> String {
             &real(&["ip", "route", "show", "table", "local"]),
         );
         let now = podwire_models::base::Time::ZERO;
-        same("ip neigh", &netns.show_neigh(now), &real(&["ip", "neigh"]));
+        // The kernel lists neighbours in the order of a hash.
+        let sorted = |text: &str| {
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            lines.join("\n")
+        };
+        let (ours, theirs) = (netns.show_neigh(now), real(&["ip", "neigh"]));
+        same("ip neigh", &sorted(&ours), &sorted(&theirs));
         let filter = netns.netfilter.as_ref().and_then(|f| f.rules(Family::V4));
         for (table, rules) in filter.iter().flat_map(|rules| &rules.ruleset().tables) {
             let mut ours = String::new();

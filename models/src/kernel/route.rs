@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::Netns;
 use super::config::RouteKind;
-use super::link::Scope;
+use super::link::{DeviceKind, Scope};
 use super::netfilter::chain::AddrType;
 use crate::base::addr::{from_bits, host_net, to_bits};
 use crate::base::{Errno, Family, FxIndexMap, OriginId};
@@ -564,6 +564,18 @@ impl Netns {
 }
 
 impl Netns {
+    /// Whether a device has a carrier: a bridge has one if one of its ports is up (`br_stp_if.c`).
+    ///
+    /// # Fidelity
+    /// Cables of other devices are always plugged in.
+    fn has_carrier(&self, dev: DevIndex) -> bool {
+        let Some(DeviceKind::Bridge(bridge)) = self.device(dev).map(|device| &device.kind) else {
+            return true;
+        };
+        let mut ports = bridge.ports.iter();
+        ports.any(|port| self.device(*port).is_some_and(|port| port.up))
+    }
+
     /// Returns the line `ip route` prints for a route.
     pub fn route_text(&self, route: &Route) -> String {
         RouteText { netns: self, route }.to_string()
@@ -618,6 +630,10 @@ impl fmt::Display for RouteText<'_> {
         }
         if r.onlink {
             f.write_str(" onlink")?;
+        }
+        let down = |dev: DevIndex| r.kind != RouteKind::Local && !self.netns.has_carrier(dev);
+        if r.dev.is_some_and(down) {
+            f.write_str(" linkdown")?;
         }
         Ok(())
     }

@@ -131,6 +131,7 @@ impl Sysctls {
         if default_of(name).is_none() {
             return false;
         }
+        self.forwarding_changes(name, value);
         self.written.insert(name.into(), value);
         if matches!(name, "net.ipv4.ip_forward" | "net.ipv4.conf.all.forwarding") {
             self.written.insert("net.ipv4.ip_forward".into(), value);
@@ -147,10 +148,40 @@ impl Sysctls {
                 .map(|(_, setting, _)| self.value(&format!("net.ipv4.conf.all.{setting}"))),
             rp_filter: self.value("net.ipv4.conf.all.rp_filter"),
             per_device: self.hot.per_device
-                || device_setting(name)
-                    .is_some_and(|(family, dev, _)| family == Family::V4 && dev != "all"),
+                || device_setting(name).is_some_and(|(_, dev, _)| dev != "all"),
         };
         true
+    }
+
+    /// When forwarding is switched on or off for all, every device follows (`inet_forward_change`,
+    /// `addrconf_forward_change`).
+    fn forwarding_changes(&mut self, name: &str, value: i64) {
+        let family = match name {
+            "net.ipv4.ip_forward" | "net.ipv4.conf.all.forwarding" => Family::V4,
+            "net.ipv6.conf.all.forwarding" => Family::V6,
+            _ => return,
+        };
+        if self.get(name) != Some(value) {
+            self.written.retain(|name, _| {
+                device_setting(name).is_none_or(|(of, dev, what)| {
+                    of != family || dev == "all" || what != "forwarding"
+                })
+            });
+        }
+    }
+
+    /// Returns whether packets for others that come in by a device are forwarded (`IN_DEV_FORWARD`).
+    #[inline]
+    pub fn forwards(&self, family: Family, dev: &str) -> bool {
+        if !self.hot.per_device {
+            return self.forwarding(family);
+        }
+        let own = match family {
+            Family::V4 => format!("net.ipv4.conf.{dev}.forwarding"),
+            Family::V6 => format!("net.ipv6.conf.{dev}.forwarding"),
+        };
+        let own = self.written.get(own.as_str()).map(|value| *value != 0);
+        own.unwrap_or_else(|| self.forwarding(family))
     }
 
     /// Returns a setting that exists.
@@ -158,7 +189,7 @@ impl Sysctls {
         self.get(name).unwrap_or(0)
     }
 
-    /// Returns whether packets for others are forwarded.
+    /// Returns whether packets for others are forwarded, unless a device says otherwise.
     pub const fn forwarding(&self, family: Family) -> bool {
         match family {
             Family::V4 => self.hot.forward_v4,
@@ -253,5 +284,21 @@ mod tests {
         assert!(sysctls.set("net.ipv4.conf.eth0.rp_filter", 2));
         assert_eq!(sysctls.device("eth0", "rp_filter"), 2);
         assert!(!sysctls.set("net.ipv4.no_such_thing", 1));
+    }
+
+    #[test]
+    fn a_device_may_forward_alone_until_forwarding_changes_for_all() {
+        let mut sysctls = Sysctls::default();
+        let forwards = |sysctls: &Sysctls, dev: &str| sysctls.forwards(Family::V4, dev);
+        assert!(!forwards(&sysctls, "eth0"));
+        sysctls.set("net.ipv4.conf.cali0.forwarding", 1);
+        assert!(forwards(&sysctls, "cali0") && !forwards(&sysctls, "eth0"));
+        // Written, but no change: devices keep what they have.
+        sysctls.set("net.ipv4.ip_forward", 0);
+        assert!(forwards(&sysctls, "cali0"));
+        sysctls.set("net.ipv4.ip_forward", 1);
+        assert!(forwards(&sysctls, "eth0"));
+        sysctls.set("net.ipv4.ip_forward", 0);
+        assert!(!forwards(&sysctls, "cali0") && !forwards(&sysctls, "eth0"));
     }
 }

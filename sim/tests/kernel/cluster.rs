@@ -450,7 +450,7 @@ fn compare(world: &World, number: usize) -> (usize, String) {
         );
         let source = lab.source(&from.parse().unwrap()).unwrap();
         let ours = known.entry((from.clone(), to.clone())).or_insert_with(|| {
-            let found = lab.explore(&source, &request, &origins, 1, 64).unwrap();
+            let found = lab.explore(&source, &request, &origins, 1, 4096).unwrap();
             found.iter().map(|a| ours(&a.outcome)).collect()
         });
         let real = theirs(real);

@@ -311,7 +311,7 @@ impl Netns {
             return true;
         }
         let name = self.device(dev).map_or("", |d| &d.name);
-        self.sysctls.forwarding(crate::base::Family::of(addr))
+        self.sysctls.forwards(crate::base::Family::of(addr), name)
             && self.sysctls.device(name, "proxy_arp") != 0
             && self
                 .route(addr)

@@ -119,7 +119,8 @@ impl Netns {
             return;
         }
         let family = skb.packet.family();
-        if !self.sysctls.forwarding(family) {
+        let dev = self.device(in_dev).map_or("", |device| &device.name);
+        if !self.sysctls.forwards(family, dev) {
             let name = match family {
                 Family::V4 => "net.ipv4.ip_forward",
                 Family::V6 => "net.ipv6.conf.all.forwarding",

@@ -653,11 +653,19 @@ impl Session {
         let known = self.things();
         let unplaced = match thing {
             Thing::Pod(key) => self.lab.objects.pods.contains_key(key),
-            Thing::Workload { .. } | Thing::Node(_) | Thing::Host(_) => false,
+            Thing::Workload { kind, key } => {
+                let mut all = self.lab.objects.workloads.keys();
+                all.any(|(of, known)| of.as_str() == *kind && known == key)
+            }
+            Thing::Node(_) | Thing::Host(_) => false,
         };
         if unplaced {
             let notes = self.notes();
-            return Report::bad_input(format!("{typed} does not run\n{notes}").trim_end());
+            let says = match thing {
+                Thing::Workload { .. } => format!("no pod of {typed} runs"),
+                Thing::Pod(_) | Thing::Node(_) | Thing::Host(_) => format!("{typed} does not run"),
+            };
+            return Report::bad_input(format!("{says}\n{notes}").trim_end());
         }
         let near = suggestion(&typed, known.iter().map(String::as_str));
         let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));

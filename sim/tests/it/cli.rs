@@ -389,6 +389,32 @@ fn objects_and_commands_are_shown_in_the_middle_of_a_story() {
 }
 
 #[test]
+fn a_workload_without_a_running_pod_says_why() {
+    let text = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {nodeSelector: {disk: ssd}, containers: [{name: main, image: web}]}
+";
+    let file = manifest("unplaced", text);
+    let report = podwire(
+        &file,
+        &["trace", "--from", "deploy/shop/web", "--to", "10.0.0.1:80"],
+    );
+    assert_eq!(report.exit, Exit::BadInput);
+    assert!(
+        report.stderr.contains("no pod of deploy/shop/web runs"),
+        "{}",
+        report.stderr
+    );
+    assert!(report.stderr.contains("POD_PENDING"), "{}", report.stderr);
+}
+
+#[test]
 fn scenarios_are_run_and_judged() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
     let one = root.join("service/clusterip.ron");

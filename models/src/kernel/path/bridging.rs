@@ -103,8 +103,11 @@ impl Netns {
             return None;
         }
         if skb.packet.dst != before && !self.is_local(skb.packet.dst) {
+            // Without forwarding the look-up ends in an error, and the packet goes up to meet it (`ip_route_input_slow`).
+            let name = self.device(bridge).map_or("", |device| &device.name);
+            let forwards = self.sysctls.forwards(skb.packet.family(), name);
             let hop = self.route_onward(skb.packet.dst).ok();
-            if let Some(hop) = hop.filter(|hop| hop.dev == bridge) {
+            if let Some(hop) = hop.filter(|hop| hop.dev == bridge && forwards) {
                 return self.bridged_dnat(bridge, src, hop.next_hop, skb, cx);
             }
         }

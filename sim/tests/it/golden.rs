@@ -12,12 +12,12 @@ use podwire::scenario;
 use podwire::source::Source;
 use podwire::story::{Ran, Story, files, resolve, run};
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// All scenarios below a directory, in the order of their names.
-fn scenarios(directory: &Path, found: &mut Vec<PathBuf>) {
+pub(crate) fn scenarios(directory: &Path, found: &mut Vec<PathBuf>) {
     let mut entries: Vec<PathBuf> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -33,7 +33,7 @@ fn scenarios(directory: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// Reads a scenario and its manifests, or says what is wrong with them.
-fn story(path: &Path) -> Result<Story, String> {
+pub(crate) fn story(path: &Path) -> Result<Story, String> {
     let name = path
         .strip_prefix(root().join("scenarios"))
         .unwrap()

@@ -16,6 +16,7 @@ mod live;
 mod oracle_flows;
 mod oracle_kube_proxy;
 mod golden;
+mod failures;
 mod walk;
 mod why;
 mod manifests;

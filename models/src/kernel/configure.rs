@@ -169,8 +169,9 @@ impl Netns {
             }
             return Ok(());
         }
+        // `fib_sync_down_dev`: only the addresses themselves stay.
         self.fib
-            .retain(|r| r.dev != Some(index) || r.kind != RouteKind::Unicast);
+            .retain(|r| r.dev != Some(index) || r.kind == RouteKind::Local);
         if let Some(conntrack) = &mut self.conntrack {
             conntrack.flush_masquerade(index);
         }

@@ -1,12 +1,11 @@
 //! Floor 0: what happened. [`record`] is what a trace line is, [`names`] what its numbers are called; [`fingerprint`],
-//! [`diff`], [`shape`] and [`why`] are what one does with a trace without rendering it.
+//! [`diff`] and [`shape`] are what one does with a trace without rendering it.
 
 pub mod record;
 pub mod names;
 pub mod fingerprint;
 pub mod diff;
 pub mod shape;
-pub mod why;
 
 pub use fingerprint::Fingerprint;
 pub use names::{Names, NetnsName};

@@ -389,7 +389,7 @@ pub enum Outcome {
     Dig(dig::DigOutcome),
 }
 
-/// Returns a packet from a socket of this host: TTL 64.
+/// Returns a packet from a socket of this host that was given no TTL: the kernel sets its default.
 fn packet(
     flow: FlowKey,
     (src, dst): (IpAddr, IpAddr),
@@ -401,7 +401,7 @@ fn packet(
         flow,
         src,
         dst,
-        ttl: 64,
+        ttl: 0,
         tos: 0,
         df: true,
         fragment: None,

@@ -20,6 +20,7 @@
 mod bytes;
 mod cases;
 mod cluster;
+mod designed;
 mod fuzz;
 mod generate;
 mod random_cluster;

@@ -6,7 +6,7 @@ use super::super::link::DeviceKind;
 use super::super::netfilter::chain::{AddrType, Hook};
 use super::super::{Cx, Effect, Netns, Skb};
 use super::Filtered;
-use crate::base::{Dice, Errno, Mac};
+use crate::base::{Dice, Errno, Family, Mac};
 use crate::wire::size::ip_header;
 use crate::wire::{
     Action, Body, Code, Decider, DeciderKind, DevIndex, Fragment, Frame, Head, IcmpError, Packet,
@@ -14,7 +14,11 @@ use crate::wire::{
 };
 
 impl Netns {
-    /// A local process sends a packet. Its source must be set (see [`Netns::source_for`]).
+    /// A local process sends a packet. Its source must be set (see [`Netns::source_for`]); a TTL of 0 stands for
+    /// the one of a socket that was given none: `net.ipv4.ip_default_ttl`, and 64 over IPv6.
+    ///
+    /// # Fidelity
+    /// `net.ipv6.conf.*.hop_limit` and the hop limit a router advertises are not there.
     ///
     /// # Errors
     /// What the system call returns at once: no route, EMSGSIZE beyond the path MTU, EPERM for a datagram that
@@ -24,6 +28,13 @@ impl Netns {
         packet: impl Into<Box<Packet>>,
         cx: &mut Cx<'_, D, R>,
     ) -> Result<(), Errno> {
+        let mut packet: Box<Packet> = packet.into();
+        if packet.ttl == 0 {
+            packet.ttl = match packet.family() {
+                Family::V4 => self.sysctls.default_ttl(),
+                Family::V6 => 64,
+            };
+        }
         self.send_skb(Skb::new(packet), cx)
     }
 

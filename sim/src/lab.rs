@@ -439,7 +439,8 @@ fn program_nodes(
             let node_view = NodeView::new(node, local.collect());
             let rules = iptables::ruleset(&view, &node_view, &flags, plan.version);
             if iptables::routes_localnet(family, &node_view, &flags) {
-                netns.sysctls.set("net.ipv4.conf.all.route_localnet", 1);
+                let set = netns.sysctls.set("net.ipv4.conf.all.route_localnet", 1);
+                set.expect("the setting exists and takes 1");
             }
             let owns = |chain: &str| chain.starts_with("KUBE-");
             if let Err(error) = program_rules(netns, family, &rules, owns) {

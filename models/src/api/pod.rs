@@ -129,7 +129,7 @@ pub struct PodSpec {
     pub node_selector: Labels,
     /// Taints it tolerates.
     pub tolerations: Vec<Toleration>,
-    /// Sysctls of its network namespace (`securityContext.sysctls`): name and value.
+    /// Settings of its network namespace (`securityContext.sysctls`): name, with dots, and value.
     pub sysctls: Vec<(Arc<str>, Arc<str>)>,
     /// What happens when a container ends.
     pub restart_policy: RestartPolicy,

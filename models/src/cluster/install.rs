@@ -24,6 +24,7 @@ use crate::kernel::Netns;
 use crate::kernel::config::{Change, ConfigError, NewLink, NewLinkKind, NewRoute, RouteKind};
 use crate::kernel::link::Scope;
 use crate::kernel::netfilter::chain::{Ruleset, Table, TableRules};
+use crate::kernel::sysctl::{self, Refused};
 use crate::wire::NetnsId;
 
 /// What a cluster is built from besides its objects.
@@ -459,6 +460,7 @@ impl Machines {
                 .plug((machine.netns, host), (netns, inside), WireKind::Veth, lane);
         }
         let forwarded = self.forward_ports(&machine, &pod_net, pod, site, &attachment, errors);
+        self.tune(netns, pod, errors);
         let announced = self.announce(&machine, &pod_net, site, errors);
         let attached = Attached {
             forwarded,
@@ -468,6 +470,33 @@ impl Machines {
             host_dev: attachment.host_dev,
         };
         self.pods.insert(pod.key.clone(), attached);
+    }
+
+    /// Writes the settings a pod asks for, as the runtime does once the plugins are through.
+    ///
+    /// # Fidelity
+    /// The kubelet refuses pods that ask for settings it does not call safe, unless it is told to allow them
+    /// (`--allowed-unsafe-sysctls`). Here all are allowed.
+    fn tune(&mut self, netns: NetnsId, pod: &Pod, errors: &mut Vec<InstallError>) {
+        for (name, text) in &pod.spec.sysctls {
+            let changes = match sysctl::read(name, text) {
+                Ok(written) => written
+                    .into_iter()
+                    .map(|(name, value)| Change::Sysctl { name, value })
+                    .collect(),
+                // Whoever reads manifests says that it is not modelled.
+                Err(Refused::Unknown) => Vec::new(),
+                Err(why @ Refused::Value) => {
+                    errors.push(InstallError {
+                        place: format!("pod/{}", pod.key).into(),
+                        error: ConfigError::sysctl(name, text, why),
+                        origin: pod.origin,
+                    });
+                    Vec::new()
+                }
+            };
+            self.apply(netns, &changes, pod.origin, errors);
+        }
     }
 
     /// Tells the other nodes where a pod is whose addresses are not in its node's ranges.

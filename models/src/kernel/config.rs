@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::link::{PortFlags, Scope};
 use super::netfilter::chain::{ChainPolicy, Rule, Table};
 use super::netfilter::save::rule_line;
+use super::sysctl::Refused;
 use crate::base::{Family, Mac, OriginId};
 
 /// One change. Devices are named, as on a command line.
@@ -249,12 +250,25 @@ pub enum ConfigError {
     /// No such setting.
     #[error("sysctl: cannot stat /proc/sys/{0}: No such file or directory")]
     NoSysctl(Arc<str>),
+    /// A setting does not take this value.
+    #[error("sysctl: setting key \"{0}\": Invalid argument: {1}")]
+    BadSysctl(Arc<str>, String),
     /// The setting does not take that value, or the arguments do not fit.
     #[error("Invalid argument ({0})")]
     Invalid(String),
     /// No such chain.
     #[error("iptables: No chain/target/match by that name ({0})")]
     NoChain(Arc<str>),
+}
+
+impl ConfigError {
+    /// What `sysctl -w NAME=TEXT` says if it is refused.
+    pub fn sysctl(name: &str, text: &str, why: Refused) -> Self {
+        match why {
+            Refused::Unknown => Self::NoSysctl(name.replace('.', "/").into()),
+            Refused::Value => Self::BadSysctl(name.into(), text.to_owned()),
+        }
+    }
 }
 
 impl fmt::Display for Change {

@@ -133,13 +133,11 @@ impl Netns {
                 Ok(())
             }
             Change::Sysctl { name, value } => {
-                let known = self.sysctls.set(name, *value);
-                if known {
-                    self.configure_tracking();
-                    Ok(())
-                } else {
-                    Err(ConfigError::NoSysctl(name.replace('.', "/").into()))
-                }
+                self.sysctls
+                    .set(name, *value)
+                    .map_err(|why| ConfigError::sysctl(name, &value.to_string(), why))?;
+                self.configure_tracking();
+                Ok(())
             }
             Change::Chain {
                 family,
@@ -169,9 +167,18 @@ impl Netns {
             }
             return Ok(());
         }
-        // `fib_sync_down_dev`: only the addresses themselves stay.
-        self.fib
-            .retain(|r| r.dev != Some(index) || r.kind == RouteKind::Local);
+        // `fib_sync_down_dev` leaves the IPv4 addresses themselves; `addrconf_ifdown` takes those of IPv6 away,
+        // unless the device is loopback.
+        let keeps_v6 = index == DevIndex::LO;
+        if !keeps_v6 {
+            self.named_mut(dev)?
+                .addrs
+                .retain(|addr| addr.net.addr().is_ipv4());
+        }
+        self.fib.retain(|route| {
+            let own = route.kind == RouteKind::Local && (keeps_v6 || route.dst.addr().is_ipv4());
+            route.dev != Some(index) || own
+        });
         if let Some(conntrack) = &mut self.conntrack {
             conntrack.flush_masquerade(index);
         }

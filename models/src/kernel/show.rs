@@ -98,7 +98,7 @@ impl Netns {
     /// Returns what `sysctl -a` prints of the settings that exist here.
     pub fn show_sysctl(&self) -> String {
         let mut text = String::new();
-        for (name, value) in self.sysctls.all() {
+        for (name, value) in self.sysctls.texts() {
             line(&mut text, format_args!("{name} = {value}"));
         }
         text

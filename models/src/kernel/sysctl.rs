@@ -4,6 +4,7 @@
 //! `nf_conntrack-sysctl.rst`; defaults as printed by Linux 6.18.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ pub const DEFAULTS: &[(&str, i64)] = &[
     ("net.ipv4.icmp_ratemask", 6168),
     ("net.ipv4.ip_default_ttl", 64),
     ("net.ipv4.ip_forward", 0),
-    ("net.ipv4.ip_local_port_range.first", 32768),
-    ("net.ipv4.ip_local_port_range.last", 60999),
+    (PORT_FIRST, 32768),
+    (PORT_LAST, 60999),
     ("net.netfilter.nf_conntrack_generic_timeout", 600),
     ("net.netfilter.nf_conntrack_icmp_timeout", 30),
     ("net.netfilter.nf_conntrack_icmpv6_timeout", 30),
@@ -53,6 +54,83 @@ pub const DEVICE_DEFAULTS: [(Family, &str, i64); 6] = [
     (Family::V4, "rp_filter", 0),
     (Family::V6, "forwarding", 0),
 ];
+
+/// The one setting that is two numbers. It is kept as two, [`PORT_FIRST`] and [`PORT_LAST`], and read and shown as one.
+const PORT_RANGE: &str = "net.ipv4.ip_local_port_range";
+const PORT_FIRST: &str = "net.ipv4.ip_local_port_range.first";
+const PORT_LAST: &str = "net.ipv4.ip_local_port_range.last";
+
+/// Why a setting is not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no such setting here.
+    Unknown,
+    /// The kernel does not take this value: "Invalid argument".
+    Value,
+}
+
+/// Returns the values that the kernel takes for a setting that exists.
+///
+/// # Fidelity
+/// As tried on Linux 6.18: most settings take any number of 32 bits. A timeout is kept in ticks, so that its end depends
+/// on how the kernel was built; here it is that of 250 ticks a second. What lies below zero counts as zero.
+fn permitted(name: &str) -> RangeInclusive<i64> {
+    let most = i64::from(i32::MAX);
+    match name {
+        "net.ipv4.ip_default_ttl" => 1..=255,
+        "net.ipv4.icmp_ratelimit" | "net.netfilter.nf_conntrack_max" => 0..=most,
+        // Below 1024 the ports are privileged (`ip_unprivileged_port_start`).
+        PORT_FIRST | PORT_LAST => 1024..=65535,
+        "net.netfilter.nf_conntrack_tcp_be_liberal" | "net.netfilter.nf_conntrack_tcp_loose" => {
+            0..=1
+        }
+        timeout if timeout.starts_with("net.netfilter.") => i64::from(i32::MIN)..=most / 250,
+        _ => i64::from(i32::MIN)..=most,
+    }
+}
+
+/// Returns whether a value may be written to a setting.
+///
+/// # Errors
+/// [`Refused`].
+pub fn check(name: &str, value: i64) -> Result<(), Refused> {
+    if default_of(name).is_none() {
+        return Err(Refused::Unknown);
+    }
+    if permitted(name).contains(&value) {
+        Ok(())
+    } else {
+        Err(Refused::Value)
+    }
+}
+
+/// Reads a setting as people write it (`sysctl -w NAME=TEXT`), into what is to be written.
+///
+/// # Errors
+/// [`Refused`].
+pub fn read(name: &str, text: &str) -> Result<Vec<(Arc<str>, i64)>, Refused> {
+    let number = |text: &str| text.parse::<i64>().map_err(|_| Refused::Value);
+    let written: Vec<(Arc<str>, i64)> = match name {
+        PORT_FIRST | PORT_LAST => return Err(Refused::Unknown),
+        PORT_RANGE => {
+            let mut words = text.split_ascii_whitespace().map(number);
+            let (Some(first), Some(last), None) = (words.next(), words.next(), words.next()) else {
+                return Err(Refused::Value);
+            };
+            let (first, last) = (first?, last?);
+            if first > last {
+                return Err(Refused::Value);
+            }
+            vec![(PORT_FIRST.into(), first), (PORT_LAST.into(), last)]
+        }
+        _ if default_of(name).is_none() => return Err(Refused::Unknown),
+        _ => vec![(name.into(), number(text.trim())?)],
+    };
+    for (name, value) in &written {
+        check(name, *value)?;
+    }
+    Ok(written)
+}
 
 /// The settings of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,11 +204,43 @@ impl Sysctls {
         self.written.get(name).copied().or_else(|| default_of(name))
     }
 
-    /// Writes a setting; false if there is no such setting.
-    pub fn set(&mut self, name: &str, value: i64) -> bool {
-        if default_of(name).is_none() {
-            return false;
+    /// Returns a setting as it is shown; `None` if there is no such setting.
+    pub fn text(&self, name: &str) -> Option<String> {
+        match name {
+            PORT_FIRST | PORT_LAST => None,
+            PORT_RANGE => {
+                let (first, last) = self.local_port_range();
+                Some(format!("{first}\t{last}"))
+            }
+            _ => self.get(name).map(|value| value.to_string()),
         }
+    }
+
+    /// Returns every setting that has one value per namespace, with those written for devices, as they are shown.
+    pub fn texts(&self) -> BTreeMap<Arc<str>, String> {
+        let shown = |name: Arc<str>| {
+            let name = match &*name {
+                PORT_FIRST | PORT_LAST => PORT_RANGE.into(),
+                _ => name,
+            };
+            self.text(&name).map(|text| (name, text))
+        };
+        self.all().into_keys().filter_map(shown).collect()
+    }
+
+    /// Writes a setting.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing is changed then.
+    pub fn set(&mut self, name: &str, value: i64) -> Result<(), Refused> {
+        check(name, value)?;
+        // `brnf_sysctl_call_tables` keeps whether, not how much.
+        let value = match name {
+            "net.bridge.bridge-nf-call-iptables" | "net.bridge.bridge-nf-call-ip6tables" => {
+                i64::from(value != 0)
+            }
+            _ => value,
+        };
         self.forwarding_changes(name, value);
         self.written.insert(name.into(), value);
         if matches!(name, "net.ipv4.ip_forward" | "net.ipv4.conf.all.forwarding") {
@@ -150,7 +260,7 @@ impl Sysctls {
             per_device: self.hot.per_device
                 || device_setting(name).is_some_and(|(_, dev, _)| dev != "all"),
         };
-        true
+        Ok(())
     }
 
     /// When forwarding is switched on or off for all, every device follows (`inet_forward_change`,
@@ -205,9 +315,15 @@ impl Sysctls {
         }
     }
 
-    /// Returns the time to live of packets this namespace makes.
-    pub const fn default_ttl(&self) -> u8 {
-        self.hot.ttl
+    /// Returns the time to live, or hop limit, of packets this namespace makes.
+    ///
+    /// # Fidelity
+    /// That of IPv6 is `net.ipv6.conf.DEV.hop_limit` or what a router advertises; here it is the default of both.
+    pub const fn default_ttl(&self, family: Family) -> u8 {
+        match family {
+            Family::V4 => self.hot.ttl,
+            Family::V6 => 64,
+        }
     }
 
     /// Returns the reverse path filter of a device, which every packet that comes in asks for.
@@ -247,12 +363,10 @@ impl Sysctls {
 
     /// Returns the first and last ephemeral port.
     pub fn local_port_range(&self) -> (u16, u16) {
-        let port = |which: &str| {
-            u16::try_from(self.value(&format!("net.ipv4.ip_local_port_range.{which}")))
-        };
+        let port = |name: &str| u16::try_from(self.value(name));
         (
-            port("first").unwrap_or(32768),
-            port("last").unwrap_or(60999),
+            port(PORT_FIRST).unwrap_or(32768),
+            port(PORT_LAST).unwrap_or(60999),
         )
     }
 
@@ -279,26 +393,84 @@ mod tests {
     fn the_larger_of_all_and_device_counts() {
         let mut sysctls = Sysctls::default();
         assert_eq!(sysctls.device("eth0", "rp_filter"), 0);
-        assert!(sysctls.set("net.ipv4.conf.all.rp_filter", 1));
+        assert_eq!(sysctls.set("net.ipv4.conf.all.rp_filter", 1), Ok(()));
         assert_eq!(sysctls.device("eth0", "rp_filter"), 1);
-        assert!(sysctls.set("net.ipv4.conf.eth0.rp_filter", 2));
+        assert_eq!(sysctls.set("net.ipv4.conf.eth0.rp_filter", 2), Ok(()));
         assert_eq!(sysctls.device("eth0", "rp_filter"), 2);
-        assert!(!sysctls.set("net.ipv4.no_such_thing", 1));
+        let unknown = sysctls.set("net.ipv4.no_such_thing", 1);
+        assert_eq!(unknown, Err(Refused::Unknown));
+    }
+
+    /// Each line as tried on Linux 6.18.
+    #[test]
+    fn what_the_kernel_takes() {
+        for (name, text, taken) in [
+            ("net.ipv4.ip_default_ttl", "255", true),
+            ("net.ipv4.ip_default_ttl", "0", false),
+            ("net.ipv4.ip_default_ttl", "256", false),
+            ("net.ipv4.ip_forward", "-1", true),
+            ("net.ipv4.ip_forward", "2147483648", false),
+            ("net.ipv4.ip_forward", "yes", false),
+            ("net.ipv4.icmp_ratelimit", "-1", false),
+            ("net.netfilter.nf_conntrack_tcp_loose", "2", false),
+            ("net.netfilter.nf_conntrack_udp_timeout", "65536", true),
+            (
+                "net.netfilter.nf_conntrack_udp_timeout",
+                "2147483647",
+                false,
+            ),
+            ("net.ipv4.ip_local_port_range", "32768 32771", true),
+            ("net.ipv4.ip_local_port_range", "1 65535", false),
+            ("net.ipv4.ip_local_port_range", "5000 4000", false),
+            ("net.ipv4.ip_local_port_range", "5000", false),
+            ("net.ipv4.ip_local_port_range", "1024 65536", false),
+        ] {
+            assert_eq!(read(name, text).is_ok(), taken, "{name}={text}");
+        }
+        let half = read("net.ipv4.ip_local_port_range.first", "5000");
+        assert_eq!(half, Err(Refused::Unknown));
+    }
+
+    #[test]
+    fn the_range_of_ports_is_shown_as_one_setting() {
+        let mut sysctls = Sysctls::default();
+        for (name, value) in read(PORT_RANGE, "40000\t40003").expect("a range") {
+            assert_eq!(sysctls.set(&name, value), Ok(()));
+        }
+        assert_eq!(sysctls.local_port_range(), (40000, 40003));
+        assert_eq!(sysctls.text(PORT_RANGE).as_deref(), Some("40000\t40003"));
+        let shown = sysctls.texts();
+        assert_eq!(
+            shown.get(PORT_RANGE).map(String::as_str),
+            Some("40000\t40003")
+        );
+        assert!(!shown.contains_key(PORT_FIRST));
+    }
+
+    #[test]
+    fn a_bridge_keeps_whether_it_calls_the_filter() {
+        let mut sysctls = Sysctls::default();
+        let name = "net.bridge.bridge-nf-call-iptables";
+        assert_eq!(sysctls.set(name, -1), Ok(()));
+        assert_eq!(sysctls.get(name), Some(1));
     }
 
     #[test]
     fn a_device_may_forward_alone_until_forwarding_changes_for_all() {
         let mut sysctls = Sysctls::default();
         let forwards = |sysctls: &Sysctls, dev: &str| sysctls.forwards(Family::V4, dev);
+        let set = |sysctls: &mut Sysctls, name: &str, value| {
+            assert_eq!(sysctls.set(name, value), Ok(()));
+        };
         assert!(!forwards(&sysctls, "eth0"));
-        sysctls.set("net.ipv4.conf.cali0.forwarding", 1);
+        set(&mut sysctls, "net.ipv4.conf.cali0.forwarding", 1);
         assert!(forwards(&sysctls, "cali0") && !forwards(&sysctls, "eth0"));
         // Written, but no change: devices keep what they have.
-        sysctls.set("net.ipv4.ip_forward", 0);
+        set(&mut sysctls, "net.ipv4.ip_forward", 0);
         assert!(forwards(&sysctls, "cali0"));
-        sysctls.set("net.ipv4.ip_forward", 1);
+        set(&mut sysctls, "net.ipv4.ip_forward", 1);
         assert!(forwards(&sysctls, "eth0"));
-        sysctls.set("net.ipv4.ip_forward", 0);
+        set(&mut sysctls, "net.ipv4.ip_forward", 0);
         assert!(!forwards(&sysctls, "cali0") && !forwards(&sysctls, "eth0"));
     }
 }

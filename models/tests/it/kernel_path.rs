@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use podwire_models::base::{Errno, OriginId, Time};
+use podwire_models::base::{Errno, Family, OriginId, Time};
 use podwire_models::kernel::config::{Change, NewLinkKind, RouteKind};
 use podwire_models::kernel::link::PortFlags;
 use podwire_models::wire::{Action, Code, Icmp, IcmpError, L4, Packet, TcpFlags, Transport};
@@ -565,4 +565,34 @@ fn masquerade_takes_the_primary_address_of_the_next_hops_subnet() {
     net.apply(NODE, &Change::AddRoute(hinted));
     let local = net.netns[NODE].source_for(ip("198.51.100.1"));
     assert_eq!(local, Ok(ip("192.168.50.11")));
+}
+
+/// As seen on Linux 6.18: without `keep_addr_on_down` the addresses of IPv6 are gone, those of IPv4 stay.
+#[test]
+fn a_device_taken_down_loses_its_ipv6_addresses_for_good() {
+    let mut net = bridged();
+    let six = |net: &Net| {
+        let node = &net.netns[NODE];
+        let shown = node.show_addr() + &node.show_route_local(Family::V6);
+        shown.matches("fd00:1::1").count()
+    };
+    assert!(six(&net) > 1);
+    let dev = || "cni0".into();
+    for up in [false, true] {
+        net.apply(NODE, &Change::SetUp { dev: dev(), up });
+    }
+    assert_eq!(six(&net), 0);
+    let four = net.netns[NODE].show_addr();
+    assert!(four.contains("10.244.1.1/24"), "{four}");
+}
+
+#[test]
+fn loopback_taken_down_keeps_its_ipv6_address() {
+    let mut net = bridged();
+    let dev = || "lo".into();
+    for up in [false, true] {
+        net.apply(NODE, &Change::SetUp { dev: dev(), up });
+    }
+    let shown = net.netns[NODE].show_addr();
+    assert!(shown.contains("::1/128"), "{shown}");
 }

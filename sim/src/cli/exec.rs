@@ -388,7 +388,7 @@ impl Tool {
             Self::Sysctls { names, bare } => {
                 let mut text = String::new();
                 for name in names {
-                    let Some(value) = netns.sysctls.get(name) else {
+                    let Some(value) = netns.sysctls.text(name) else {
                         return Err(Report::bad_input(format!(
                             "sysctl: there is no setting `{name}` here; `sysctl -a` prints all"
                         )));
@@ -396,7 +396,7 @@ impl Tool {
                     if !bare {
                         text = text + name + " = ";
                     }
-                    text = text + &value.to_string() + "\n";
+                    text = text + &value + "\n";
                 }
                 text
             }

@@ -3,12 +3,15 @@
 //! The vocabulary is that of `docs/scenario.md`. A fault changes machines, never objects; what controllers make of it
 //! is their business.
 
+use std::sync::Arc;
+
 use podwire_models::api::Pod;
 use podwire_models::base::{ObjectKey, ObjectName};
 use podwire_models::cluster::Acl;
 use podwire_models::cluster::install::Machines;
-use podwire_models::kernel::config::Change;
+use podwire_models::kernel::config::{Change, ConfigError};
 use podwire_models::kernel::link::DeviceKind;
+use podwire_models::kernel::{Netns, sysctl};
 use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId};
 
 use crate::trace::record::Record;
@@ -44,8 +47,8 @@ pub enum Fault {
         on: String,
         /// Which setting.
         name: String,
-        /// Its value.
-        value: i64,
+        /// Its value, as `sysctl -w` takes it.
+        value: String,
     },
     /// A firewall of the underlay drops packets.
     Acl(Acl),
@@ -61,7 +64,7 @@ pub enum Undo {
     /// Nothing here: whoever owns the programs attaches the pod again.
     Attach(ObjectKey),
     /// Set the setting back.
-    Sysctl(NetnsId, String, i64),
+    Sysctl(NetnsId, Vec<(Arc<str>, i64)>),
     /// Remove the rule.
     Acl(String),
 }
@@ -135,10 +138,15 @@ impl Fault {
                 let id = id.ok_or_else(|| format!("there is no {on}"))?;
                 let netns = machines.cluster.netns_mut(id);
                 let netns = netns.ok_or_else(|| format!("there is no {on}"))?;
-                let before = netns.sysctls.get(name);
-                let before = before.ok_or_else(|| format!("there is no setting {name}"))?;
-                set(netns, name, *value)?;
-                Ok(Undo::Sysctl(id, name.clone(), before))
+                let written = sysctl::read(name, value)
+                    .map_err(|why| ConfigError::sysctl(name, value, why).to_string())?;
+                let before = |(name, _): &(Arc<str>, i64)| {
+                    let before = netns.sysctls.get(name);
+                    before.map(|value| (Arc::clone(name), value))
+                };
+                let undo = Undo::Sysctl(id, written.iter().filter_map(before).collect());
+                set(netns, written)?;
+                Ok(undo)
             }
             Self::Acl(acl) => {
                 machines.cluster.acls.push(acl.clone());
@@ -221,9 +229,9 @@ impl Undo {
                 }
             }
             Self::Attach(_) => {}
-            Self::Sysctl(id, name, value) => {
+            Self::Sysctl(id, before) => {
                 if let Some(netns) = machines.cluster.netns_mut(*id) {
-                    set(netns, name, *value).expect("it had this value before");
+                    set(netns, before.clone()).expect("it had these values before");
                 }
             }
             Self::Acl(id) => machines.cluster.acls.retain(|acl| *acl.id != **id),
@@ -231,12 +239,13 @@ impl Undo {
     }
 }
 
-fn set(netns: &mut podwire_models::kernel::Netns, name: &str, value: i64) -> Result<(), String> {
-    let change = Change::Sysctl {
-        name: name.into(),
-        value,
-    };
-    netns.apply(&change).map_err(|error| error.to_string())
+fn set(netns: &mut Netns, values: Vec<(Arc<str>, i64)>) -> Result<(), String> {
+    for (name, value) in values {
+        netns
+            .apply(&Change::Sysctl { name, value })
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// Returns the port of the underlay's switch that a machine hangs on.

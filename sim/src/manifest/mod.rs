@@ -8,6 +8,7 @@
 //! manifests.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
@@ -359,6 +360,7 @@ impl File<'_> {
             title: object.to_owned(),
             origins: self.origins,
             problems: self.problems,
+            gaps: Vec::new(),
         }
     }
 }
@@ -387,6 +389,7 @@ fn read_object(
         title,
         origins,
         problems,
+        gaps: Vec::new(),
     };
     let label = matches!(row.kind, "Service" | "Namespace");
     let strict = row.check.is_some() && matches!(row.treatment, Treatment::Modelled(..));
@@ -426,7 +429,9 @@ fn read_object(
         let meta = convert::meta(&mut reader, root, key.clone());
         read.origin = meta.origin;
         read.objects = convert::object(&mut reader, root, shape, meta);
-        read.not_modelled = gaps(&mut reader, root, row.kind, table);
+        read.not_modelled = mem::take(&mut reader.gaps);
+        read.not_modelled
+            .extend(gaps(&mut reader, root, row.kind, table));
     } else {
         let name = root
             .get("metadata")

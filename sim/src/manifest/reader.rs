@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use podwire_models::api::PortRef;
 use podwire_models::base::{Expression, Labels, OriginId, Protocol, Selector, label, name};
 
+use super::NotModelled;
 use super::tree::{Entry, Node, Value};
 use crate::problem::{Problem, ProblemCode, Severity, suggestion};
 use crate::source::{Lines, Origin, OriginTable};
@@ -26,6 +27,8 @@ pub(super) struct Reader<'a> {
     pub(super) title: String,
     pub(super) origins: &'a mut OriginTable,
     pub(super) problems: &'a mut Vec<Problem>,
+    /// What was met that matters and is not modelled, beyond what the tables of `coverage` say.
+    pub(super) gaps: Vec<NotModelled>,
 }
 
 /// Makes a problem a warning: the API server would refuse the object, and here it can be read.
@@ -118,6 +121,18 @@ impl Reader<'_> {
         let problem = Problem::error(code, title).at(node.span.spot(self.source), label);
         self.problems.push(problem);
         self.problems.last_mut().expect("one was pushed just now")
+    }
+
+    /// Notes that what stands here matters and is not modelled.
+    pub(super) fn gap(&mut self, node: &Node, what: String, why: &'static str) {
+        let origin = self.origin(node);
+        let object = Arc::clone(&self.object);
+        self.gaps.push(NotModelled {
+            what,
+            object,
+            origin,
+            why,
+        });
     }
 
     /// Notes that a field must be there. If there is something of a wrong type in its place, that has

@@ -317,18 +317,10 @@ fn forwarding(netns: &Netns) -> Vec<String> {
 
 /// Returns the settings somebody has written; those that only the whole machine has are left out.
 fn written(netns: &Netns) -> Vec<(String, String)> {
-    const RANGE: &str = "net.ipv4.ip_local_port_range";
-    let all = netns.sysctls.all();
-    let mut settings: Vec<(String, String)> = Vec::new();
-    for (name, value) in &all {
-        let whole = &**name == "net.netfilter.nf_conntrack_max";
-        if !whole && !name.starts_with(RANGE) {
-            settings.push((name.to_string(), value.to_string()));
-        }
-    }
-    let (first, last) = netns.sysctls.local_port_range();
-    settings.push((RANGE.to_owned(), format!("{first} {last}")));
-    settings
+    let all = netns.sysctls.texts().into_iter();
+    all.filter(|(name, _)| &**name != "net.netfilter.nf_conntrack_max")
+        .map(|(name, text)| (name.to_string(), text.replace('\t', " ")))
+        .collect()
 }
 
 fn rules(text: &mut String, netns: &Netns, name: &str, family: Family) {

@@ -15,6 +15,8 @@ use podwire_models::cluster::links::Link;
 use podwire_models::cluster::{Acl, WireEnd};
 use podwire_models::control::ipam::NodeCidrs;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
+use podwire_models::kernel::config::ConfigError;
+use podwire_models::kernel::sysctl::{self, Refused};
 use podwire_models::wire::L4;
 
 use crate::attempt::{AttemptError, Request};
@@ -486,16 +488,12 @@ impl Resolver<'_> {
         for given in &self.file.cluster.nodes {
             for (name, value) in &given.sysctls {
                 let on = format!("node/{}", *given.name);
-                let fault = value.trim().parse().map(|value| Fault::Sysctl {
+                let fault = Fault::Sysctl {
                     on,
                     name: name.clone(),
-                    value,
-                });
-                let done = match fault {
-                    Ok(fault) => fault.begin(&mut lab.machines).map(|_| ()),
-                    Err(_) => Err(format!("`{value}` is not a number")),
+                    value: value.clone(),
                 };
-                if let Err(why) = done {
+                if let Err(why) = fault.begin(&mut lab.machines) {
                     self.problem(ProblemCode::ScnBadValue, given.name.mark, why, "");
                 }
             }
@@ -878,15 +876,19 @@ impl Resolver<'_> {
                     return None;
                 }
                 let netns = lab.source(on).ok()?.netns;
-                let Ok(value) = value.trim().parse() else {
-                    let title = format!("`{}` is not a number", **value);
-                    self.problem(ProblemCode::ScnBadValue, value.mark, title, "");
+                if let Err(why) = sysctl::read(name, value) {
+                    let mark = match why {
+                        Refused::Unknown => name.mark,
+                        Refused::Value => value.mark,
+                    };
+                    let title = ConfigError::sysctl(name, value, why).to_string();
+                    self.problem(ProblemCode::ScnBadValue, mark, title, "");
                     return None;
-                };
+                }
                 Fault::Sysctl {
                     on: lab.machines.cluster.netns(netns)?.name.to_string(),
                     name: name.to_string(),
-                    value,
+                    value: value.to_string(),
                 }
             }
             FaultKind::Acl {

@@ -1347,7 +1347,7 @@ fn show(netns: &Netns, command: &Command, now: Time) -> String {
         Command::Neigh => netns.show_neigh(now),
         Command::Fdb => netns.show_fdb(),
         Command::Sysctl(None) => netns.show_sysctl(),
-        Command::Sysctl(Some(name)) => match netns.sysctls.get(name) {
+        Command::Sysctl(Some(name)) => match netns.sysctls.text(name) {
             Some(value) => format!("{name} = {value}\n"),
             None => format!(
                 "sysctl: cannot stat /proc/sys/{}: No such file or directory\n",

@@ -124,7 +124,7 @@ fn lab_of(objects: String, topology: &Value) -> (Lab, OriginTable) {
     // The gateway of the LAN forwards nothing, and says nothing.
     let underlay = lab.machines.underlay;
     let router = lab.machines.cluster.netns_mut(underlay).unwrap();
-    router.sysctls.set("net.ipv4.ip_forward", 0);
+    router.sysctls.set("net.ipv4.ip_forward", 0).unwrap();
     (lab, origins)
 }
 

@@ -380,7 +380,7 @@ fn names_the_machine_that_is_broken() {
             Fault::Sysctl {
                 on: format!("node/{here}"),
                 name: "net.ipv4.ip_forward".to_owned(),
-                value: 0,
+                value: "0".to_owned(),
             },
             format!("Sysctl/{here}/net.ipv4.ip_forward"),
         ),

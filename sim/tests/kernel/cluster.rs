@@ -576,12 +576,14 @@ fn tools(lab: &Lab, prefix: &Prefix) -> String {
         if matches!(netns.name.split('/').next(), Some("node" | "pod")) {
             for name in [
                 "net.ipv4.ip_forward",
+                "net.ipv4.ip_default_ttl",
+                "net.ipv4.ip_local_port_range",
                 "net.ipv4.conf.all.rp_filter",
                 "net.netfilter.nf_conntrack_tcp_timeout_established",
             ] {
                 let ours = netns
                     .sysctls
-                    .get(name)
+                    .text(name)
                     .map_or_else(String::new, |v| format!("{name} = {v}\n"));
                 same("sysctl", &ours, &real(&["sysctl", name]));
             }

@@ -433,7 +433,7 @@ impl Netns {
             flow,
             src,
             dst,
-            ttl: self.sysctls.default_ttl(),
+            ttl: self.sysctls.default_ttl(crate::base::Family::of(src)),
             tos: 0,
             df: src.is_ipv6(),
             fragment: None,

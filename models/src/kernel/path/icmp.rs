@@ -129,7 +129,7 @@ impl Netns {
             flow: packet.flow,
             src,
             dst: packet.src,
-            ttl: self.sysctls.default_ttl(),
+            ttl: self.sysctls.default_ttl(packet.family()),
             tos: error_tos(packet),
             df: packet.src.is_ipv6(),
             fragment: None,
@@ -246,7 +246,7 @@ impl Netns {
             flow: packet.flow,
             src: packet.dst,
             dst: packet.src,
-            ttl: self.sysctls.default_ttl(),
+            ttl: self.sysctls.default_ttl(packet.family()),
             // A socket's answer keeps the type of service; a rule's has none (`nf_reject_iphdr_put`).
             tos: if of_connection.is_none() {
                 packet.tos
@@ -277,7 +277,7 @@ impl Netns {
             flow: packet.flow,
             src: packet.dst,
             dst: packet.src,
-            ttl: self.sysctls.default_ttl(),
+            ttl: self.sysctls.default_ttl(packet.family()),
             tos: 0,
             df: true,
             fragment: None,
@@ -311,7 +311,7 @@ impl Netns {
                     flow: packet.flow,
                     src,
                     dst: packet.src,
-                    ttl: self.sysctls.default_ttl(),
+                    ttl: self.sysctls.default_ttl(packet.family()),
                     tos: packet.tos,
                     df: false,
                     fragment: None,

@@ -6,7 +6,7 @@ use super::super::link::DeviceKind;
 use super::super::netfilter::chain::{AddrType, Hook};
 use super::super::{Cx, Effect, Netns, Skb};
 use super::Filtered;
-use crate::base::{Dice, Errno, Family, Mac};
+use crate::base::{Dice, Errno, Mac};
 use crate::wire::size::ip_header;
 use crate::wire::{
     Action, Body, Code, Decider, DeciderKind, DevIndex, Fragment, Frame, Head, IcmpError, Packet,
@@ -30,10 +30,7 @@ impl Netns {
     ) -> Result<(), Errno> {
         let mut packet: Box<Packet> = packet.into();
         if packet.ttl == 0 {
-            packet.ttl = match packet.family() {
-                Family::V4 => self.sysctls.default_ttl(),
-                Family::V6 => 64,
-            };
+            packet.ttl = self.sysctls.default_ttl(packet.family());
         }
         self.send_skb(Skb::new(packet), cx)
     }

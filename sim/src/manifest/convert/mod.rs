@@ -18,6 +18,7 @@ mod network_policy;
 mod node;
 mod pod;
 mod service;
+mod sysctl;
 mod workload;
 
 pub(super) use endpoint_slice::mirrored;

@@ -16,6 +16,7 @@ use super::super::reader::{
 use super::super::tree::Node;
 use super::Meta;
 use super::node::EFFECTS;
+use super::sysctl;
 use crate::problem::ProblemCode;
 
 const PHASES: &[(&str, Phase)] = &[
@@ -134,10 +135,6 @@ fn spec(reader: &mut Reader<'_>, owner: &Arc<Node>) -> Spec {
             "there would be no name server at all",
         );
     }
-    let sysctls = spec
-        .get("securityContext")
-        .and_then(|context| context.get("sysctls"));
-    let sysctl = |node: &Arc<Node>| Some((text(node.get("name"))?, text(node.get("value"))?));
     let read = PodSpec {
         containers,
         init_containers,
@@ -152,7 +149,7 @@ fn spec(reader: &mut Reader<'_>, owner: &Arc<Node>) -> Spec {
             .iter()
             .filter_map(|item| toleration(reader, item))
             .collect(),
-        sysctls: items(sysctls).iter().filter_map(sysctl).collect(),
+        sysctls: sysctl::all(reader, spec, host_network),
         restart_policy: reader
             .word(spec.get("restartPolicy"), "`restartPolicy`", RESTART)
             .unwrap_or_default(),

@@ -1,13 +1,15 @@
 //! One attempt from somebody to somewhere, in every way chance can decide.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::api::{Pod, PodSpec};
 use podwire_models::base::{Dice, Family, Namespace, Ratio, Time};
+use podwire_models::cluster::install::Machines;
 use podwire_models::control::dns::resolver::ResolvConf;
-use podwire_models::wire::{Code, L4, NetnsId};
+use podwire_models::wire::{Action, Code, Head, L4, Manip, NetnsId, PacketId};
 
 use crate::engine::dice::{TooManyOutcomes, explore_within};
 use crate::lab::Lab;
@@ -338,7 +340,7 @@ impl Lab {
         let mut found: Vec<Attempted> = Vec::new();
         for (chance, (outcome, records)) in all {
             let outcome = outcome?;
-            let code = code_of(&outcome, &records);
+            let code = code_of(&outcome, &records, &self.machines);
             add(&mut found, chance, outcome, code, || Trace {
                 records,
                 names: names.clone(),
@@ -380,7 +382,7 @@ fn alike(a: &ProbeOutcome, b: &ProbeOutcome) -> bool {
 }
 
 /// Returns why an attempt ended as it did: what the client knows by itself, else the last refusal or loss on the way.
-pub fn code_of(outcome: &ProbeOutcome, records: &[Record]) -> Code {
+fn code_of(outcome: &ProbeOutcome, records: &[Record], machines: &Machines) -> Code {
     let on_the_way = || {
         let ends = |record: &Record| {
             record
@@ -391,10 +393,70 @@ pub fn code_of(outcome: &ProbeOutcome, records: &[Record]) -> Code {
         };
         records.iter().rev().find_map(ends)
     };
-    match (outcome.result, outcome.code) {
+    let code = match (outcome.result, outcome.code) {
         (ProbeResult::Connected, _) => Code::Ok,
         (ProbeResult::DnsFailure, Some(code)) => code,
         (_, Some(Code::SourcePortTaken)) => Code::SourcePortTaken,
         (_, code) => on_the_way().or(code).unwrap_or(Code::NoAnswer),
+    };
+    or_stale(code, records.iter(), machines)
+}
+
+/// Returns [`Code::CtStaleEndpoint`] for a loss on the way if the packets had been sent there by connection tracking
+/// alone.
+pub fn or_stale<'r>(
+    code: Code,
+    records: impl Iterator<Item = &'r Record>,
+    machines: &Machines,
+) -> Code {
+    let lost = matches!(
+        code,
+        Code::RouteNone
+            | Code::RouteBlackhole
+            | Code::RouteUnreachable
+            | Code::NeighUnresolved
+            | Code::DeviceDown
+            | Code::TtlExceeded
+            | Code::NoAnswer
+    );
+    if lost && stale_translation(records, machines).is_some() {
+        Code::CtStaleEndpoint
+    } else {
+        code
     }
+}
+
+/// Returns the step that translated a packet to an address that nobody has any more, if no rule of any node chose that
+/// address for this attempt: the entry of connection tracking is an earlier one.
+pub fn stale_translation<'r>(
+    records: impl Iterator<Item = &'r Record>,
+    machines: &Machines,
+) -> Option<&'r Record> {
+    let mut by_rule: BTreeSet<PacketId> = BTreeSet::new();
+    let mut chosen: BTreeSet<(IpAddr, u16)> = BTreeSet::new();
+    for record in records {
+        let Some(packet) = record.step.packet.as_ref().map(Head::id) else {
+            continue;
+        };
+        if let Action::Matched { target, .. } = &record.step.action
+            && target.starts_with("DNAT")
+        {
+            by_rule.insert(packet);
+        }
+        let Action::Translated {
+            manip: Manip::Destination,
+            to,
+            undo: false,
+            ..
+        } = &record.step.action
+        else {
+            continue;
+        };
+        if by_rule.contains(&packet) {
+            chosen.insert(*to);
+        } else if !chosen.contains(to) && !machines.have_address(to.0) {
+            return Some(record);
+        }
+    }
+    None
 }

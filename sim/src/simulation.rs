@@ -17,8 +17,8 @@ use podwire_models::cluster::install::Machines;
 use podwire_models::kernel::socket::SocketId;
 use podwire_models::kernel::{Cx, Effect, KernelTimer, Netns};
 use podwire_models::wire::{
-    Action as StepAction, FlowKey, Frame, L4, NetnsId, NoRecorder, PacketId, Place, Recorder,
-    Stage, Step,
+    Action as StepAction, Code, Decider, DeciderKind, FlowKey, Frame, L4, NetnsId, NoRecorder,
+    PacketId, Place, Recorder, Stage, Step,
 };
 
 use crate::engine::queue::{Handle, Queue};
@@ -622,7 +622,10 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
                 let number = |n| u16::try_from(u64::from(first) + (start + n) % size).ok();
                 let free = |port: &u16| !space.sockets.port_taken(l4, (source, *port), remote);
                 let mut ports = (0..size).filter_map(number);
-                ports.find(free).ok_or(Errno::EADDRNOTAVAIL)?
+                match ports.find(free) {
+                    Some(port) => port,
+                    None => return Err(self.exhausted(netns, (first, last))),
+                }
             }
         };
         let local = (source, port);
@@ -641,6 +644,24 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             },
         );
         Ok((local, mtu))
+    }
+
+    /// Every ephemeral port has a connection to this destination already (`__inet_hash_connect`).
+    fn exhausted(&mut self, netns: NetnsId, (first, last): (u16, u16)) -> Errno {
+        let errno = Errno::EADDRNOTAVAIL;
+        if R::ENABLED {
+            let code = Code::EphemeralExhausted;
+            let text = format!("net.ipv4.ip_local_port_range = {first} {last}");
+            let step = Step::general(StepAction::Failed { code, errno });
+            let place = Place {
+                netns: Some(netns),
+                dev: None,
+                stage: Stage::Socket,
+            };
+            let by = Decider::new(DeciderKind::Sysctl, text);
+            self.recorder.record(place, step.by(by));
+        }
+        errno
     }
 
     /// The first SCTP socket of a machine loads the kernel's module.

@@ -609,6 +609,13 @@ impl Machines {
         }
     }
 
+    /// Whether some machine or pod has an address.
+    pub fn have_address(&self, ip: IpAddr) -> bool {
+        let devices = self.cluster.iter().flat_map(|n| n.devices.iter().flatten());
+        let mut addrs = devices.flat_map(|device| &device.addrs);
+        addrs.any(|addr| addr.net.addr() == ip)
+    }
+
     /// Returns the namespace a pod's processes run in: its own, or its node's.
     pub fn netns_of(&self, pod: &Pod) -> Option<NetnsId> {
         if let Some(attached) = self.pods.get(&pod.key) {

@@ -141,6 +141,9 @@ codes! {
     SourcePortTaken "SOURCE_PORT_TAKEN": "the client asks for a source port that another socket of its machine has, so it sends nothing",
         why "a second client, or an earlier connection that is not closed yet or in TIME-WAIT, is bound to the same port",
         fix "let the kernel choose the source port, choose another one, or wait until the first socket is gone";
+    EphemeralExhausted "EPHEMERAL_EXHAUSTED": "every ephemeral port of the client has a connection to this destination already, so it sends nothing",
+        why "net.ipv4.ip_local_port_range is small, or connections are made faster than TIME-WAIT lets their ports go",
+        fix "widen net.ipv4.ip_local_port_range, or keep connections open and reuse them";
     BacklogFull "BACKLOG_FULL": "the listening socket's queue is full, so the SYN is dropped",
         why "the process accepts more slowly than clients connect",
         fix "raise the backlog, or accept faster";

@@ -14,7 +14,7 @@ use podwire_models::wire::{Action, Code, L4, NetnsId, PacketId, Place, Stage, St
 use super::live::Memory;
 use super::reaches::{self, Found};
 use super::resolve::{Attempt, Command, Doing, Server, Story, label};
-use crate::attempt::Request;
+use crate::attempt::{self, Request};
 use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC, ZONE_SYNC};
 use crate::engine::dice::Seeded;
 use crate::fault::{Fault, Undo};
@@ -570,6 +570,8 @@ impl<D: Dice> Run<'_, D> {
                 | ProbeResult::Timeout
                 | ProbeResult::Reset => seen.or(outcome.code).unwrap_or(Code::NoAnswer),
             };
+            let machines = &self.simulation.machines;
+            let code = attempt::or_stale(code, self.records_of(n), machines);
             let Some(attempt) = self.attempts.get_mut(n) else {
                 continue;
             };
@@ -593,6 +595,13 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
+    /// Returns the records that tell of an attempt.
+    fn records_of(&self, number: usize) -> impl Iterator<Item = &Record> {
+        let records = self.simulation.recorder.records().iter().zip(&self.owners);
+        let own = records.filter(move |(_, owner)| **owner == Some(number));
+        own.map(|(record, _)| record)
+    }
+
     /// Finds out what stood in the way of an attempt, once for each probe and code.
     fn blame(&mut self, number: usize, outcome: ProbeOutcome, code: Code) {
         let Some(attempt) = self.attempts.get(number) else {
@@ -602,14 +611,13 @@ impl<D: Dice> Run<'_, D> {
         if self.failed.iter().any(known) {
             return;
         }
-        let records = self.simulation.recorder.records().iter().zip(&self.owners);
-        let own = records.filter(|(_, owner)| **owner == Some(number));
-        let attempted = crate::attempt::Attempted {
+        let own = self.records_of(number);
+        let attempted = attempt::Attempted {
             chance: Ratio::ONE,
             outcome,
             code,
             trace: Trace {
-                records: own.map(|(record, _)| record.clone()).collect(),
+                records: own.cloned().collect(),
                 names: self.names.clone(),
             },
         };

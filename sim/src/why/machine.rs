@@ -1,11 +1,12 @@
-//! Machines and wires: settings, routes, links, firewalls, sizes.
+//! Machines and wires: settings, routes, links, firewalls, connections.
 
 use podwire_models::api::{Kind, ObjectRef};
 use podwire_models::base::{Family, OriginId};
 use podwire_models::kernel::link::{Device, DeviceKind};
-use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId};
+use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId, Transport};
 
-use super::{Case, Finding, maker};
+use super::{Case, Finding, maker, size};
+use crate::attempt::stale_translation;
 use crate::trace::record::Record;
 
 /// What the last step of the attempt says.
@@ -115,6 +116,42 @@ fn gone(case: &Case<'_>, record: &Record, code: Code) -> Option<Finding> {
     )
 }
 
+/// An entry of connection tracking that is older than the attempt sends its packets to a pod that is gone.
+pub(super) fn stale(case: &Case<'_>) -> Option<Finding> {
+    let trace = &case.attempted.trace;
+    let record = stale_translation(trace.records.iter(), &case.lab.machines)?;
+    let node = trace.names.node_at(&record.place)?;
+    let (Action::Translated { from, to, .. }, Some(Head::Ip { src, transport, .. })) =
+        (&record.step.action, &record.step.packet)
+    else {
+        return None;
+    };
+    let ((vip, port), (gone, _)) = (from, to);
+    let (l4, sport) = match transport {
+        Transport::Tcp(tcp) => ("tcp", tcp.sport),
+        Transport::Udp(udp) => ("udp", udp.sport),
+        Transport::Sctp(sctp) => ("sctp", sctp.sport),
+        Transport::Icmp(_) => return None,
+    };
+    let service = case.service_of(*vip, *port);
+    let service = service.map_or_else(
+        || vip.to_string(),
+        |service| ObjectRef::namespaced(Kind::Service, &service.key).to_string(),
+    );
+    let says = format!(
+        "its connection tracking has an entry from {src}:{sport} to {service} that is older than its rules: it still leads to {gone}, the address of a pod that is gone, and each packet keeps it"
+    );
+    let fix = format!(
+        "on {node}: conntrack -D -p {l4} -s {src} --sport {sport} -d {vip}; or let the client use a new source port"
+    );
+    let object = ObjectRef::cluster(Kind::Node, node.parse().ok()?);
+    Some(
+        Finding::of(Code::CtStaleEndpoint, &object, OriginId::NONE)
+            .saying(says, fix)
+            .shown_by(format!("ssh {node} conntrack -L -p {l4} -d {vip}")),
+    )
+}
+
 /// Answers between pods of one node pass its bridge, and not the rules that would translate them back.
 fn bridged_past(case: &Case<'_>, code: Code) -> Option<Finding> {
     if code != Code::UnexpectedReply {
@@ -141,6 +178,15 @@ fn bridged_past(case: &Case<'_>, code: Code) -> Option<Finding> {
     })
 }
 
+/// What made the pod of a record, if its own manifest sets a kernel setting.
+fn asked_for(case: &Case<'_>, record: &Record, setting: &str) -> Option<(String, OriginId)> {
+    let pod = case.pod_at(record)?;
+    let mut settings = pod.spec.sysctls.iter();
+    settings.find(|(name, _)| &**name == setting)?;
+    let (made_by, origin) = maker(pod, &case.world.objects);
+    Some((made_by.to_string(), origin))
+}
+
 /// What a step says that ended a packet.
 pub(super) fn at<'a>(case: &Case<'a>, record: &'a Record, code: Code) -> Finding {
     let (record, code) = behind(case, record, code);
@@ -158,10 +204,19 @@ pub(super) fn at<'a>(case: &Case<'a>, record: &'a Record, code: Code) -> Finding
         .map(|by| by.text.split(" = ").next().unwrap_or_default().to_owned());
     let mut fix = code.page().fix.to_owned();
     if let (Some(setting), Some(node)) = (&setting, node) {
-        object = Some(format!("Sysctl/{node}/{setting}"));
-        fix = format!("on {node}: {}", code.page().fix);
+        let place = match case.pod_at(record) {
+            Some(pod) => format!("pod/{}", pod.key),
+            None => node.to_owned(),
+        };
+        object = Some(format!("Sysctl/{place}/{setting}"));
+        fix = format!("on {place}: {}", code.page().fix);
+        if let Some((pod, maker_origin)) = asked_for(case, record, setting) {
+            (object, origin) = (Some(pod), maker_origin);
+        }
     }
-    let special = gone(case, record, code).or_else(|| bridged_past(case, code));
+    let special = gone(case, record, code)
+        .or_else(|| bridged_past(case, code))
+        .or_else(|| size::too_large(case, record));
     if let Some(finding) = special {
         return finding;
     }

@@ -7,7 +7,7 @@
 //! first one first.
 //!
 //! Reading order: this file (the loop, and what is known of an attempt), [`service`] (selectors, ports, readiness),
-//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), [`evidence`].
+//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `size` (what is too large for a link), [`evidence`].
 //!
 //! # Fidelity
 //! Intentions are guessed: of two values that ought to be equal, the one that fewer other objects use is taken to be
@@ -34,6 +34,7 @@ pub mod machine;
 pub mod name;
 pub mod policy;
 pub mod service;
+mod size;
 
 /// Something that stands in the way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -225,6 +226,9 @@ impl<'a> Case<'a> {
     /// Finds the first cause.
     fn find(&self) -> Finding {
         let code = self.attempted.code;
+        if let Some(finding) = service::shadows(self) {
+            return finding;
+        }
         if service::missing_port(self).is_some()
             && let Some(finding) = service::unlisted(self)
         {
@@ -244,6 +248,8 @@ impl<'a> Case<'a> {
             Code::DnsNxDomain | Code::DnsServFail | Code::DnsTimeout | Code::DnsRefused
         ) {
             name::unresolved(self)
+        } else if code == Code::CtStaleEndpoint {
+            machine::stale(self)
         } else {
             None
         };
@@ -392,9 +398,15 @@ fn kubectl(object: &str, code: Code) -> Option<String> {
     let mut parts = object.splitn(3, '/');
     let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
     if kind == "Sysctl" {
-        return Some(format!("ssh {namespace} sysctl {name}"));
+        return Some(match (namespace, name.rsplit_once('/')) {
+            ("pod", Some((pod, setting))) => {
+                let (namespace, pod) = pod.split_once('/')?;
+                format!("kubectl -n {namespace} exec {pod} -- sysctl {setting}")
+            }
+            _ => format!("ssh {namespace} sysctl {name}"),
+        });
     }
-    if matches!(kind, "Link" | "Fault") {
+    if matches!(kind, "Link" | "Fault" | "Cluster") {
         return None;
     }
     let no_endpoints = matches!(code, Code::SvcNoEndpoints | Code::SvcNoLocalEndpoints);

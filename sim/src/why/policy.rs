@@ -52,7 +52,8 @@ pub(super) fn denied(case: &Case<'_>, code: Code) -> Option<Finding> {
     let end = explain::end(side, case.origins);
     let asks_a_name = matches!(flow, Flow::Port(_, 53)) && side.direction == Direction::Egress;
     let dns = "add an egress rule that allows UDP and TCP port 53 to the DNS pods".to_owned();
-    let fix = end.nearest.clone().filter(|_| !asks_a_name);
+    let fix = other_port(side, flow).or_else(|| end.nearest.clone());
+    let fix = fix.filter(|_| !asks_a_name);
     let fix = fix.or_else(|| asks_a_name.then_some(dns));
     let fix = fix.unwrap_or_else(|| match flow {
         Flow::Port(protocol, port) => {
@@ -95,6 +96,26 @@ pub(super) fn denied(case: &Case<'_>, code: Code) -> Option<Finding> {
         }
         Outcome::NoSubject | Outcome::Exempt(_) | Outcome::Network(..) | Outcome::Open => None,
     }
+}
+
+/// A rule that names the other end, and another port.
+fn other_port(side: &Side<'_>, flow: Flow) -> Option<String> {
+    let (Outcome::Isolated(Some(near)), Flow::Port(protocol, port)) = (&side.outcome, flow) else {
+        return None;
+    };
+    let [Lack::Port(listed)] = near.lacks.as_slice() else {
+        return None;
+    };
+    let listed = if listed.is_empty() {
+        "a port by a name that the pod does not have".to_owned()
+    } else {
+        format!("{listed} only")
+    };
+    Some(format!(
+        "rule {} of {} lets it pass on {listed}: list {protocol} port {port} in its ports (policies see the pod's port, not the Service's)",
+        near.rule + 1,
+        near.policy.key.name
+    ))
 }
 
 /// The policy that was nearest to allowing it, else the first that isolates the pod.
@@ -142,6 +163,12 @@ fn drifted(
         evidence::uses(given, key, found, &aside),
     );
     if wanted_uses <= found_uses {
+        return None;
+    }
+    // A label of the pod's own beside others that have the wanted one: it was never meant.
+    let others = case.lab.objects.pods.values();
+    let mut others = others.filter(|pod| maker(pod, given).0 != object);
+    if found_uses > 0 && others.any(|pod| pod.labels.get(key) == Some(&**wanted)) {
         return None;
     }
     let place = case.origins.text(near.origin);

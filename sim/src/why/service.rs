@@ -400,6 +400,32 @@ fn only_elsewhere(case: &Case<'_>, service: &Service) -> Finding {
     .repaired(repaired)
 }
 
+/// A Service has the address of the outside host that was meant.
+pub(super) fn shadows(case: &Case<'_>) -> Option<Finding> {
+    let (ip, _) = case.dialled()?;
+    let mut hosts = case.lab.plan.site.hosts.iter();
+    let host = hosts.find(|host| host.ip == ip)?;
+    let service = case.lab.service_at(ip)?;
+    let says = format!(
+        "it has the address {ip}, which is that of the host {} outside: no packet for it leaves the cluster any more",
+        host.name
+    );
+    let fix =
+        "give the Service another clusterIP, and the cluster a Service range that nobody else uses"
+            .to_owned();
+    let repaired = case.repair(|world| {
+        if let Some(service) = world.objects.services.get_mut(&service.key) {
+            service.cluster_ip = podwire_models::api::ClusterIp::Unassigned;
+        }
+    });
+    Some(
+        Finding::of(case.attempted.code, &reference(service), service.origin)
+            .saying(says, fix)
+            .shown_by(format!("kubectl get services -A -o wide | grep {ip}"))
+            .repaired(repaired),
+    )
+}
+
 // ---- ports ----
 
 const fn protocol_of(l4: L4) -> Option<Protocol> {

@@ -454,6 +454,24 @@ fn names_what_scenarios_are_about() {
             "by-name",
             "NetworkPolicy/default/only-web",
         ),
+        (
+            "failures/10-or_instead_of_and",
+            "control",
+            "NetworkPolicy/shop/both",
+        ),
+        (
+            "failures/24-service_cidr_shadows",
+            "broken",
+            "Service/shop/taken",
+        ),
+        ("failures/34-udp_scaled_to_zero", "stale", "Node//node-a"),
+        (
+            "failures/40-ephemeral_ports",
+            "broken",
+            "Sysctl/pod/shop/client/net.ipv4.ip_local_port_range",
+        ),
+        ("failures/46-mtu", "one-more", "Cluster//mtu"),
+        ("failures/46-mtu", "tcp-one-more", "Cluster//mtu"),
     ];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
     for (scenario, probe, object) in table {

@@ -120,13 +120,15 @@ pub enum Lack {
 }
 
 impl Lack {
-    /// How far away it is: labels are changed easily, an address hardly.
+    /// How far away it is: labels are changed easily, an address hardly. A rule that names the other end on another port
+    /// is nearer than one for somebody else.
     fn weight(&self) -> u32 {
         match self {
             Self::PodLabel(wanted, found) if misspelt(wanted, found.as_deref()) => 2,
             Self::NamespaceLabel(wanted, found) if misspelt(wanted, found.as_deref()) => 3,
+            Self::Port(_) => 3,
             Self::PodLabel(..) => 4,
-            Self::NamespaceLabel(..) | Self::Port(_) => 6,
+            Self::NamespaceLabel(..) => 6,
             Self::Namespace(_) => 8,
             Self::Block(_) => 16,
             Self::Pod => 32,

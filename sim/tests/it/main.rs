@@ -38,6 +38,8 @@ mod policy_walk;
 mod policy_laws;
 mod policy_naive;
 mod policy_random;
+#[path = "../support/referee.rs"]
+mod referee;
 
 /// Returns a file of the collection of oracle and real data, if it is there: next to `PODWIRE_ORACLE`, else next to
 /// the workspace. Where it is missing the test that wanted it says so and passes, unless `PODWIRE_REQUIRE_ALL` is set.

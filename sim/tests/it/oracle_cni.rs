@@ -163,7 +163,7 @@ fn plugins_answer_as_the_real_ones() {
         return;
     };
     let mut differences = Vec::new();
-    let mut agreed = 0;
+    let (mut agreed, mut states) = (0, 0);
     println!(
         "{:24} {:>6} {:>8} {:>12}",
         "case", "agreed", "captures", "not modelled"
@@ -182,6 +182,7 @@ fn plugins_answer_as_the_real_ones() {
         } = &tally;
         println!("{name:24} {same:>6} {captures:>8} {not_modelled:>12}");
         agreed += tally.agreed;
+        states += tally.captures;
         differences.extend(
             tally
                 .differences
@@ -194,6 +195,10 @@ fn plugins_answer_as_the_real_ones() {
         agreed > 0,
         "no call of {} could be made again",
         root.display()
+    );
+    crate::referee::checked(
+        "cni-calls",
+        &format!("{agreed} calls, {states} states of the files"),
     );
 }
 
@@ -333,7 +338,7 @@ fn host_ports_are_forwarded_by_the_recorded_rules() {
             }
         }
     }
-    println!("{compared} dumps with rules of portmap");
     assert!(differences.is_empty(), "{}", differences.join("\n"));
     assert!(compared > 0, "no rules of portmap in {}", root.display());
+    crate::referee::checked("portmap-rules", &format!("{compared} dumps"));
 }

@@ -396,10 +396,6 @@ fn flows_end_as_on_a_real_kernel() {
             }
         }
     }
-    println!(
-        "{} flows with {} attempts in {files} files",
-        tally.compared, tally.attempts
-    );
     assert!(files > 0);
     assert!(
         tally.wrong.is_empty(),
@@ -407,6 +403,11 @@ fn flows_end_as_on_a_real_kernel() {
         tally.wrong.len(),
         tally.compared,
         tally.wrong.join("\n")
+    );
+    let (flows, attempts) = (tally.compared, tally.attempts);
+    crate::referee::checked(
+        "proxy-flows",
+        &format!("{flows} flows, {attempts} attempts"),
     );
 }
 
@@ -579,10 +580,10 @@ fn many_clients_are_remembered_and_forgotten_as_on_a_real_kernel() {
             returned += same.count();
         }
     }
-    println!("{connections} connections, {remembered} remembered, {returned} to the same endpoint");
     // Who was forgotten may come to the same endpoint by chance.
     assert!(remembered <= returned);
     assert!(files.is_empty() || remembered > 0);
+    crate::referee::checked("affinity", &format!("{connections} connections"));
 }
 
 /// Sockets that stay open while endpoints and the Service go and come (`update-live-*`).
@@ -684,6 +685,6 @@ fn open_sockets_move_as_on_a_real_kernel() {
             }
         }
     }
-    println!("{compared} datagrams in {} cases", cases.len());
     assert!(cases.is_empty() || compared > 0);
+    crate::referee::checked("udp-stale", &format!("{compared} datagrams"));
 }

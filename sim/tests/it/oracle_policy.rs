@@ -59,6 +59,11 @@ fn by_classes(reach: &Reach<'_>, ends: [IpAddr; 2], flow: Flow) -> bool {
     reach.connections(source, destination).contains(flow)
 }
 
+fn counted(collection: &str, cases: usize, rows: usize) {
+    let key = format!("policy-{collection}");
+    crate::referee::checked(&key, &format!("{cases} cases, {rows} rows"));
+}
+
 /// Replays all cases of a collection. Returns how many cases and rows there were.
 fn check(collection: &str) -> Option<(usize, usize)> {
     let dir = crate::handbook(&format!("oracle/policy/{collection}"))?;
@@ -90,9 +95,9 @@ fn check(collection: &str) -> Option<(usize, usize)> {
             }
         });
     }
-    println!("{collection}: {cases} cases, {rows} rows");
     wrong.truncate(20);
     assert!(wrong.is_empty(), "{collection}:\n{}", wrong.join("\n"));
+    counted(collection, cases, rows);
     Some((cases, rows))
 }
 
@@ -276,8 +281,8 @@ fn np_guard() {
             )
         }));
     }
-    println!("np-guard: {} cases, {rows} rows", cases.len());
     assert!(rows > cases.len());
     wrong.truncate(40);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    counted("np-guard", cases.len(), rows);
 }

@@ -218,9 +218,12 @@ fn walk(
             });
         }
     }
-    println!("{cni}: {count} connections");
     wrong.truncate(20);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    crate::referee::checked(
+        &format!("policy-walk-{cni}"),
+        &format!("{count} connections"),
+    );
     Some(count)
 }
 

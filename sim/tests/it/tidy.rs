@@ -50,6 +50,23 @@ fn nothing_wrong(wrong: &[String]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// The table of `docs/fidelity.md` names tests that are there, and each part once.
+#[test]
+fn the_parts_that_referees_check_are_known() {
+    let mut keys = std::collections::BTreeSet::new();
+    for part in crate::referee::PARTS {
+        let test = tree::root().join(part.test);
+        assert!(test.exists(), "{}", test.display());
+        assert_eq!(part.key.is_empty(), part.referee.is_none());
+        assert!(
+            part.key.is_empty() || keys.insert(part.key),
+            "{} twice",
+            part.key
+        );
+    }
+    crate::referee::rows();
+}
+
 #[test]
 fn every_source_file_says_what_it_is() {
     let files = tree::files_with(".rs");

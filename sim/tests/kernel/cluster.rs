@@ -644,10 +644,10 @@ fn designed_clusters() {
         names += 1;
         failures += &says;
     }
-    println!("{names} clusters, {count} flows");
     assert!(
         failures.is_empty(),
         "{} of {count} differ:\n{failures}",
         failures.lines().count()
     );
+    super::referee::checked("designed", &format!("{names} clusters, {count} flows"));
 }

@@ -206,13 +206,13 @@ fn random_rules_and_packets() {
             }
         }
     }
-    println!(
-        "{sets} sets of rules from seed {first}, {packets} pairs (a0, b0, local: {by_port:?})"
-    );
+    println!("seeds from {first}; a0, b0, local: {by_port:?}");
     assert!(
         failures.is_empty(),
         "the kernels differ with seeds {failures:?}"
     );
+    let how_much = format!("{sets} sets of rules, {packets} packets");
+    super::referee::checked("random-packets", &how_much);
 }
 
 #[test]
@@ -240,6 +240,7 @@ fn named_cases() {
             );
         }
     }
-    println!("{} named cases", files.len());
     assert!(failures.is_empty(), "{failures}");
+    let how_much = format!("{} sets of rules and packets", files.len());
+    super::referee::checked("named-packets", &how_much);
 }

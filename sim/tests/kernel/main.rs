@@ -24,6 +24,8 @@ mod designed;
 mod fuzz;
 mod generate;
 mod random_cluster;
+#[path = "../support/referee.rs"]
+mod referee;
 mod router;
 mod twin;
 

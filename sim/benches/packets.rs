@@ -35,7 +35,7 @@ fn datagram(src: [u8; 4], sport: u16, dst: IpAddr) -> Packet {
     }
 }
 
-/// The first packet of a connection to the last Service looks at the rules of all others.
+/// The first packet of a connection to a Service: its rules looked up, and every rule tried until they come.
 fn chain_walk(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("chain-walk");
     for services in [10, 1_000, 10_000] {
@@ -57,29 +57,34 @@ fn chain_walk(criterion: &mut Criterion) {
             .copied()
             .expect("Services have addresses");
         let machine = lab.machines.nodes.values().next().expect("two nodes");
-        let mut node = lab
+        let node = lab
             .machines
             .cluster
             .netns(machine.netns)
-            .expect("nodes have namespaces")
-            .clone();
-        group.bench_function(BenchmarkId::from_parameter(services), |bencher| {
-            let (mut effects, mut next_packet) = (Vec::new(), 0);
-            let mut port = 1024;
-            bencher.iter(|| {
-                port = if port == u16::MAX { 1024 } else { port + 1 };
-                let mut skb = Skb::new(datagram([10, 128, 0, 2], port, middle));
-                skb.in_dev = Some(DevIndex(2));
-                let mut cx = Cx {
-                    now: Time(1),
-                    dice: &mut NoChance,
-                    recorder: &mut NoRecorder,
-                    effects: &mut effects,
-                    next_packet: &mut next_packet,
-                };
-                black_box(node.run_hook(Hook::Prerouting, &mut skb, &mut cx))
+            .expect("nodes have namespaces");
+        for way in ["looked-up", "literal"] {
+            let mut node = node.clone();
+            if let (Some(filter), "literal") = (&mut node.netfilter, way) {
+                filter.walk_literally();
+            }
+            group.bench_function(BenchmarkId::new(way, services), |bencher| {
+                let (mut effects, mut next_packet) = (Vec::new(), 0);
+                let mut port = 1024;
+                bencher.iter(|| {
+                    port = if port == u16::MAX { 1024 } else { port + 1 };
+                    let mut skb = Skb::new(datagram([10, 128, 0, 2], port, middle));
+                    skb.in_dev = Some(DevIndex(2));
+                    let mut cx = Cx {
+                        now: Time(1),
+                        dice: &mut NoChance,
+                        recorder: &mut NoRecorder,
+                        effects: &mut effects,
+                        next_packet: &mut next_packet,
+                    };
+                    black_box(node.run_hook(Hook::Prerouting, &mut skb, &mut cx))
+                });
             });
-        });
+        }
     }
     group.finish();
 }

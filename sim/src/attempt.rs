@@ -76,8 +76,6 @@ pub struct Request {
     pub family: Option<Family>,
     /// What the client wants of its socket.
     pub socket: SocketOptions,
-    /// Bytes of the request; as many as its protocol usually has if not given.
-    pub bytes: Option<u32>,
 }
 
 impl Request {
@@ -88,8 +86,10 @@ impl Request {
             l4,
             timeout,
             family: None,
-            socket: SocketOptions::DEFAULT,
-            bytes: None,
+            socket: SocketOptions {
+                source_port: None,
+                ttl: None,
+            },
         }
     }
 }
@@ -200,11 +200,7 @@ impl Lab {
                 ..PingSettings::default()
             }),
         };
-        let probe = Probe::new(host, attempt).with(request.socket);
-        Ok(match request.bytes {
-            Some(bytes) => probe.carrying(bytes),
-            None => probe,
-        })
+        Ok(Probe::new(host, attempt).with(request.socket))
     }
 
     fn resolve(

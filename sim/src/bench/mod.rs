@@ -3,15 +3,19 @@
 //! The only room that looks at the clock on the wall. What a workload simulates depends on its sizes alone
 //! (same fingerprint on every machine); how long it takes is the measurement.
 //!
-//! Reading order: this file (what is asked and what is answered), [`mod@w1`] (packets), [`mod@reach`] (policies), [`meter`] (the clocks).
+//! Reading order: this file (what is asked and what is answered), [`mod@w1`] (packets), [`mod@w2`] (connections), [`mod@reach`] (policies), [`meter`] (the clocks).
 
 pub mod w1;
+pub mod w2;
 pub mod reach;
 pub mod meter;
 
+use podwire_models::cluster::install::Machines;
+use podwire_models::kernel::link::DeviceKind;
 use serde::Serialize;
 
 pub use w1::w1;
+pub use w2::w2;
 
 /// How big a workload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub struct Sizes {
     pub nodes: u32,
     /// Pods on each node, each the source of one flow.
     pub pods_per_node: u32,
-    /// Services with one endpoint each that kube-proxy programs on every node, besides kube-dns.
+    /// Services that kube-proxy programs on every node, besides kube-dns.
     pub services: u32,
     /// How many packets are delivered before the measurement ends.
     pub packets: u64,
@@ -78,4 +82,14 @@ impl Report {
     pub fn per_second(&self, count: u64) -> f64 {
         meter::rate(count, self.cpu_seconds.unwrap_or(self.wall_seconds))
     }
+}
+
+/// Returns how many frames left veths and cards.
+fn transmissions(machines: &Machines) -> u64 {
+    let devices = machines.cluster.iter().flat_map(|netns| &netns.devices);
+    devices
+        .flatten()
+        .filter(|device| matches!(device.kind, DeviceKind::Veth | DeviceKind::Physical))
+        .map(|device| device.stats.tx_packets)
+        .sum()
 }

@@ -252,16 +252,6 @@ fn start(lab: &Lab, sizes: &Sizes) -> (Simulation<Flow, Seeded, NoRecorder>, Rc<
     (simulation, tally)
 }
 
-/// Returns how many frames left veths and cards.
-fn transmissions(machines: &Machines) -> u64 {
-    let devices = machines.cluster.iter().flat_map(|netns| &netns.devices);
-    devices
-        .flatten()
-        .filter(|device| matches!(device.kind, DeviceKind::Veth | DeviceKind::Physical))
-        .map(|device| device.stats.tx_packets)
-        .sum()
-}
-
 /// Builds and runs the workload.
 pub fn w1(sizes: &Sizes) -> Report {
     let setup = Meter::start();
@@ -283,7 +273,7 @@ pub fn w1(sizes: &Sizes) -> Report {
         pods: sizes.nodes * sizes.pods_per_node,
         services: sizes.services,
         packets: delivered,
-        transmissions: transmissions(&simulation.machines),
+        transmissions: super::transmissions(&simulation.machines),
         events: simulation.events(),
         setup_seconds,
         cpu_seconds,

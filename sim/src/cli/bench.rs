@@ -11,6 +11,7 @@ const EXAMPLES: &str = "\
 Examples:
   podwire bench w1
   podwire bench w1 --nodes 64 --services 1000
+  podwire bench w2 --services 10
   podwire bench reach --pods 50000
   podwire bench w1 -o json | jq .cpu_seconds";
 
@@ -31,8 +32,8 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pods: u32,
     /// Services that kube-proxy programs on every node
-    #[arg(long, value_name = "N", default_value_t = Sizes::default().services)]
-    services: u32,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=50_000))]
+    services: Option<u32>,
     /// How many packets are delivered before the measurement ends
     #[arg(long, value_name = "N", default_value_t = Sizes::default().packets)]
     packets: u64,
@@ -49,6 +50,8 @@ pub(super) struct BenchArgs {
 enum Workload {
     /// Pods of different nodes send datagrams to each other.
     W1,
+    /// Pods connect to Services whose pods are on other nodes, over VXLAN; 10,000 Services if `--services` is not given.
+    W2,
     /// Who may talk to whom, for all pairs of pods.
     Reach,
 }
@@ -57,12 +60,16 @@ pub(super) fn run(args: &BenchArgs) -> Done {
     let sizes = Sizes {
         nodes: args.nodes,
         pods_per_node: args.pods_per_node,
-        services: args.services,
+        services: args.services.unwrap_or(match args.workload {
+            Workload::W1 | Workload::Reach => 0,
+            Workload::W2 => 10_000,
+        }),
         packets: args.packets,
         seed: args.seed,
     };
     let json = match args.workload {
         Workload::W1 => serde_json::to_value(bench::w1(&sizes)),
+        Workload::W2 => serde_json::to_value(bench::w2(&sizes)),
         Workload::Reach => serde_json::to_value(bench::reach::reach(args.pods)),
     };
     let json = json.map_err(Report::bad_input)?;

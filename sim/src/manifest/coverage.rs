@@ -162,9 +162,7 @@ const METADATA: Table = &[
 ];
 
 const PLACEMENT: &str = "the scheduler looks at node names, node selectors, taints, host ports and the number of pods only";
-const PROBE: &str = "nothing is restarted, and nothing waits for a start";
-const PATH: &str = "who listens answers every path well";
-const COMMAND: &str = "commands in containers are not run: they succeed";
+const PROBE: &str = "the kubelet sends no probes: a pod is ready as soon as it runs";
 
 const CONTAINER: Table = &[
     ("args", Modelled),
@@ -186,41 +184,7 @@ const CONTAINER: Table = &[
             ("protocol", Modelled),
         ]),
     ),
-    (
-        "readinessProbe",
-        Fields(&[
-            ("exec", Gap(COMMAND)),
-            ("failureThreshold", Modelled),
-            (
-                "grpc",
-                Fields(&[
-                    ("mode", NoMeaning),
-                    ("port", Modelled),
-                    ("service", NoMeaning),
-                ]),
-            ),
-            (
-                "httpGet",
-                Fields(&[
-                    ("host", Modelled),
-                    ("httpHeaders", NoMeaning),
-                    ("path", GapUnless(&["/"], PATH)),
-                    ("port", Modelled),
-                    ("protocol", NoMeaning),
-                    ("scheme", NoMeaning),
-                ]),
-            ),
-            ("initialDelaySeconds", Modelled),
-            ("periodSeconds", Modelled),
-            ("successThreshold", Modelled),
-            (
-                "tcpSocket",
-                Fields(&[("host", Modelled), ("port", Modelled)]),
-            ),
-            ("terminationGracePeriodSeconds", NoMeaning),
-            ("timeoutSeconds", Modelled),
-        ]),
-    ),
+    ("readinessProbe", Gap(PROBE)),
     ("resizePolicy", NoMeaning),
     ("resources", NoMeaning),
     ("restartPolicy", Modelled),
@@ -269,10 +233,7 @@ const POD_SPEC: Table = &[
     ("preemptionPolicy", NoMeaning),
     ("priority", NoMeaning),
     ("priorityClassName", NoMeaning),
-    (
-        "readinessGates",
-        Gap("a pod is ready when its containers are"),
-    ),
+    ("readinessGates", Gap("a pod is ready as soon as it runs")),
     ("resourceClaims", NoMeaning),
     ("resources", NoMeaning),
     ("restartPolicy", Modelled),

@@ -117,6 +117,16 @@ const FLAGS: &[&str] = &[
 
 /// Makes a case without packets.
 pub(crate) fn rules(draw: &mut Draw) -> Case {
+    rules_of(draw, [5, 4])
+}
+
+/// The same, with chains so long that rules are looked up in them.
+pub(crate) fn long_chains(draw: &mut Draw) -> Case {
+    rules_of(draw, [40, 30])
+}
+
+/// Makes rules, fewer than `most` in each chain: built-in ones, others.
+fn rules_of(draw: &mut Draw, [built_in, own]: [usize; 2]) -> Case {
     let family = if draw.percent(70) {
         Family::V4
     } else {
@@ -141,7 +151,7 @@ pub(crate) fn rules(draw: &mut Draw) -> Case {
             text += &format!(":{name} {policy} [0:0]\n");
         }
         for (hook, n, name) in &chains {
-            let most = if *n == 0 { 5 } else { 4 };
+            let most = if *n == 0 { built_in } else { own };
             for _ in 0..draw.below(most) {
                 text += &rule(draw, table, *hook, *n, name, family);
             }

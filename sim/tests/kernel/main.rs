@@ -23,14 +23,12 @@ mod cluster;
 mod designed;
 mod fuzz;
 mod generate;
-mod mtu;
+mod literal;
 mod random_cluster;
 #[path = "../support/referee.rs"]
 mod referee;
 mod router;
 mod twin;
-mod twins6;
-mod worlds;
 
 /// Returns the value of an environment variable.
 fn variable(name: &str) -> Option<String> {

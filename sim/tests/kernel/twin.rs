@@ -98,6 +98,23 @@ impl Twin {
         })
     }
 
+    /// Tries every rule from now on.
+    pub(crate) fn walk_literally(&mut self) {
+        if let Some(filter) = &mut self.netns.netfilter {
+            filter.walk_literally();
+        }
+    }
+
+    /// Returns how many rules were looked at so far, and the connections.
+    pub(crate) fn state(&self) -> (u64, String) {
+        let examined = self.netns.netfilter.as_ref().map_or(0, |f| f.examined());
+        let table = self.netns.conntrack.as_ref();
+        (
+            examined,
+            table.map_or_else(String::new, |t| t.list(self.now)),
+        )
+    }
+
     /// Whether the kernels can be compared by this packet. Not where chance picks a port, or a neighbour is asked for
     /// that nobody plays; and not where an IPv6
     /// packet leaves by the device it came in by: the real one sends a redirect then, and podwire has none.

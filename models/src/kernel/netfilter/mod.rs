@@ -11,6 +11,7 @@ pub mod agent;
 pub mod chain;
 pub mod save;
 pub mod recent;
+mod dispatch;
 mod walk;
 
 use std::collections::btree_map::Entry;
@@ -27,6 +28,7 @@ use chain::{
     Chain, ChainPolicy, CtStates, Hook, Match, Not, RejectWith, Rule, Ruleset, Table, TableRules,
     Target,
 };
+use dispatch::Dispatch;
 use recent::RecentLists;
 
 /// What a hook says about a packet. Where it does not go on, the ending step with its code and decider has been
@@ -57,6 +59,8 @@ pub(super) struct Live {
     pub recent: RecentLists,
     /// How many rules were looked at in all.
     pub examined: u64,
+    /// Whether every rule of a chain is tried, one after another, as the kernel does.
+    pub literal: bool,
     /// How many packets matched each rule, by family, table, chain and position; `None` does not count.
     pub counters: Option<FxIndexMap<(Family, Table, u32, u32), u64>>,
 }
@@ -76,8 +80,27 @@ pub struct Rules {
 struct TableIndex {
     /// The built-in chain of each hook, unless it is empty and accepts.
     hooks: [Option<u32>; 5],
-    /// For each rule of each chain, what is known of it beforehand.
-    rules: Vec<Vec<Known>>,
+    /// What is known of each chain beforehand.
+    chains: Vec<ChainIndex>,
+}
+
+/// What is known of a chain beforehand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct ChainIndex {
+    /// Of each rule.
+    rules: Vec<Known>,
+    /// Where to look rules up, if there are many.
+    dispatch: Option<Box<Dispatch>>,
+}
+
+impl ChainIndex {
+    fn of(table: &TableRules, chain: &Chain) -> Result<Self, ConfigError> {
+        let known = chain.rules.iter().map(|rule| Known::of(table, rule));
+        Ok(Self {
+            rules: known.collect::<Result<_, _>>()?,
+            dispatch: Dispatch::of(chain),
+        })
+    }
 }
 
 /// What can be said of a rule without a packet.
@@ -99,8 +122,7 @@ impl Known {
     const NO_JUMP: u32 = u32::MAX;
 
     fn of(table: &TableRules, rule: &Rule) -> Result<Self, ConfigError> {
-        let always = |m: &&Match| matches!(m, Match::Comment(_) | Match::Nfacct(_));
-        let mut tests = rule.matches.iter().skip_while(always);
+        let mut tests = rule.matches.iter().skip_while(|m| m.always());
         let mut rest = tests.clone();
         let states = match tests.next() {
             Some(Match::CtState(states)) => {
@@ -109,7 +131,7 @@ impl Known {
             }
             Some(_) | None => None,
         };
-        let extensions = !rest.all(|m| always(&m));
+        let extensions = !rest.all(Match::always);
         Ok(Self {
             jump: jump_of(table, rule)?,
             states,
@@ -121,6 +143,13 @@ impl Known {
             extensions,
             idles: !extensions && matches!(rule.target, Some(Target::Jump(_))),
         })
+    }
+}
+
+impl Match {
+    /// Whether it matches whatever comes.
+    const fn always(&self) -> bool {
+        matches!(self, Self::Comment(_) | Self::Nfacct(_))
     }
 }
 
@@ -270,12 +299,7 @@ impl Rules {
         };
         let mut index = TableIndex::default();
         for chain in rules.chains.values() {
-            let known: Result<Vec<Known>, ConfigError> = chain
-                .rules
-                .iter()
-                .map(|rule| Known::of(rules, rule))
-                .collect();
-            index.rules.push(known?);
+            index.chains.push(ChainIndex::of(rules, chain)?);
         }
         if let Some(place) = self.index.get_mut(table as usize) {
             *place = index;
@@ -356,6 +380,12 @@ impl Netfilter {
     /// Returns how many rules packets have looked at so far: what the work of this namespace's filter grows with.
     pub const fn examined(&self) -> u64 {
         self.live.examined
+    }
+
+    /// Tries every rule of a chain one after another from now on, as the kernel does, instead of looking up those that can
+    /// match. It takes longer and changes nothing else: this is the reference.
+    pub const fn walk_literally(&mut self) {
+        self.live.literal = true;
     }
 
     /// Starts counting how many packets match each rule (`iptables -v`); off at first, as it costs time.
@@ -495,7 +525,7 @@ impl Netns {
                 (None, None) => {
                     chains.insert(Arc::clone(name), Chain::default());
                     if let Some(index) = rules.index.get_mut(table as usize) {
-                        index.rules.push(Vec::new());
+                        index.chains.push(ChainIndex::default());
                     }
                 }
             }
@@ -532,8 +562,9 @@ impl Netns {
             }
             chain.rules.insert(at, rule);
             let index = rules.index.get_mut(table as usize);
-            if let Some(rules) = index.and_then(|index| index.rules.get_mut(n)) {
-                rules.insert(at, known);
+            if let Some(index) = index.and_then(|index| index.chains.get_mut(n)) {
+                index.rules.insert(at, known);
+                index.dispatch = Dispatch::of(chain);
             }
             rules.index_hooks(table);
             rules.needs_conntrack |= needs;

@@ -51,8 +51,8 @@ struct Within<'w> {
 
 impl Within<'_> {
     fn is_empty(self, chain: u32) -> bool {
-        let rules = self.index.rules.get(chain as usize);
-        rules.is_none_or(Vec::is_empty)
+        let index = self.index.chains.get(chain as usize);
+        index.is_none_or(|index| index.rules.is_empty())
     }
 }
 
@@ -229,19 +229,44 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
 
     /// Goes through one chain.
     fn chain(&mut self, within: Within<'w>, n: u32) -> Flow {
-        let table = within.table;
         let Some((name, chain)) = within.chains.get_index(n as usize) else {
             return Flow::Back;
         };
-        let Some(known) = within.index.rules.get(n as usize) else {
+        let Some(index) = within.index.chains.get(n as usize) else {
             return Flow::Back;
         };
+        let named = (n, &**name);
+        match &index.dispatch {
+            Some(dispatch) if !self.live.literal => {
+                let port = self.first_ports().map(|(_, dport)| dport);
+                let port = port.map(|port| (l4_of(self.skb.packet.transport), port));
+                let candidates = dispatch.candidates(self.skb.packet.dst, port);
+                let tried = candidates.filter_map(|position| {
+                    let at = position as usize;
+                    Some((position, (chain.rules.get(at)?, index.rules.get(at)?)))
+                });
+                self.rules_of(within, named, chain.rules.len(), tried)
+            }
+            Some(_) | None => {
+                let tried = (0..).zip(chain.rules.iter().zip(&index.rules));
+                self.rules_of(within, named, chain.rules.len(), tried)
+            }
+        }
+    }
+
+    /// Tries rules of a chain that has `count` of them, each with its position.
+    fn rules_of<'r>(
+        &mut self,
+        within: Within<'w>,
+        (n, name): (u32, &str),
+        count: usize,
+        tried: impl Iterator<Item = (u32, (&'r Rule, &'r Known))>,
+    ) -> Flow {
+        let table = within.table;
         let quiet = !R::ENABLED && self.live.counters.is_none();
-        let mut examined = 0_u32;
+        let mut examined = u32::try_from(count).unwrap_or(u32::MAX);
         let mut flow = Flow::Back;
-        for (rule, known) in chain.rules.iter().zip(known) {
-            let position = examined;
-            examined += 1;
+        for (position, (rule, known)) in tried {
             // Nobody looks whether it matches, and there is nothing to do in that chain.
             if quiet && known.idles && within.is_empty(known.jump) {
                 continue;
@@ -258,6 +283,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             match self.target(within, name, rule, target, known.jump) {
                 Some(Flow::Back) if matches!(target, Target::Jump(_)) => {}
                 Some(end) => {
+                    examined = position + 1;
                     flow = end;
                     break;
                 }

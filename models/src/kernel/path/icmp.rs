@@ -398,11 +398,6 @@ impl Netns {
         let Some(socket) = socket else {
             return;
         };
-        // IPv4's route to an own address learns no path MTU, so TCP goes on as before.
-        let own = self.route_onward(about.dst).is_ok_and(|hop| hop.local);
-        if mtu.is_some() && own && tuple.l4 == L4::Tcp && about.dst.is_ipv4() {
-            return;
-        }
         let (errno, fatal) = kind.errno(Family::of(about.src));
         cx.effects.push(Effect::SocketError {
             socket,
@@ -418,12 +413,12 @@ impl Netns {
         (*until >= now).then_some(*mtu)
     }
 
-    /// Puts a packet together; returns it once all pieces are there, and how long the largest was.
+    /// Puts a packet together; returns it once all pieces are there.
     pub(super) fn reassemble<D: Dice, R: Recorder>(
         &mut self,
         piece: &Packet,
         cx: &mut Cx<'_, D, R>,
-    ) -> Option<(Packet, u32)> {
+    ) -> Option<Packet> {
         let fragment = piece.fragment?;
         let (src, dst, ident) = (piece.src, piece.dst, fragment.ident);
         let key = (src, dst, ident);
@@ -449,10 +444,6 @@ impl Netns {
             }
             return None;
         }
-        let pieces = partial.pieces.iter().map(|p| p.len);
-        let family = piece.family();
-        let headers = size::ip_header(family) + size::fragment_header(family);
-        let largest = headers + pieces.max().unwrap_or(0);
         self.icmp.fragments.swap_remove(&key);
         let whole = Packet {
             fragment: None,
@@ -461,7 +452,7 @@ impl Netns {
         cx.step(self.place(None, Stage::Receive), || {
             Step::about(&whole, Action::Reassembled)
         });
-        Some((whole, largest))
+        Some(whole)
     }
 
     /// Gives up on a packet of which a piece is missing (`ip_expire`).

@@ -541,6 +541,8 @@ impl Machines {
             container_id: &container_id,
             mappings: &mappings,
             marking: &Marking::default(),
+            snat: portmap::Snat::default(),
+            conditions: &[],
             origin: pod.origin,
         };
         for ip in &pod_net.ips {
@@ -577,8 +579,12 @@ impl Machines {
             for (_, other) in others {
                 if let Some(node) = self.cluster.netns_mut(other.netns) {
                     let (dst, metric) = (*dst, 0);
-                    node.apply(&Change::DeleteRoute { dst, metric })
-                        .expect("the route was made when the pod was");
+                    node.apply(&Change::DeleteRoute {
+                        dst,
+                        dev: None,
+                        metric,
+                    })
+                    .expect("the route was made when the pod was");
                 }
             }
         }

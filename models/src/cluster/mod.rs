@@ -4,13 +4,15 @@
 //! whole is one value that can be cloned, compared and checked.
 //!
 //! Reading order: this file (what there is), [`api_server`] (the Service every cluster has), [`settle`] (the control plane fills in), [`install`] (objects become
-//! machines), [`links`] (pairs of machines that differ), [`carry`] (a frame crosses a wire).
+//! machines), [`links`] (pairs of machines that differ), [`carry`] (a frame crosses a wire), [`machine`] (what CNI plugins
+//! see of a machine).
 
 pub mod api_server;
 pub mod settle;
 pub mod install;
 pub mod links;
 pub mod carry;
+pub mod machine;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -16,6 +16,10 @@ pub struct Bridge {
     pub cut: BTreeSet<(DevIndex, DevIndex)>,
     /// Whether the hardware address was set by hand; otherwise it follows the lowest of the ports.
     pub fixed_mac: bool,
+    /// Whether the MTU was set by hand; otherwise it follows the smallest of the ports.
+    pub fixed_mtu: bool,
+    /// Whether it ever had a port: before that it counts as carrying.
+    pub had_port: bool,
 }
 
 /// An entry of a bridge's forwarding database.

@@ -39,6 +39,20 @@ pub enum Change {
         /// MTU in bytes.
         mtu: u32,
     },
+    /// `ip link set dev address`.
+    SetMac {
+        /// Device.
+        dev: Arc<str>,
+        /// Hardware address.
+        mac: Mac,
+    },
+    /// `ip link set dev promisc on|off`.
+    SetPromisc {
+        /// Device.
+        dev: Arc<str>,
+        /// On or off.
+        on: bool,
+    },
     /// `ip link set dev master` (or `nomaster`).
     SetMaster {
         /// Device.
@@ -73,10 +87,21 @@ pub enum Change {
     },
     /// `ip route add`.
     AddRoute(NewRoute),
+    /// `ip route prepend`: in front of what the prefix has with that metric, unless the very same is there.
+    PrependRoute(NewRoute),
+    /// `ip route add … table`: to a table that no rule leads to.
+    AddTableRoute {
+        /// Number of the table, neither main nor local.
+        table: u32,
+        /// The route.
+        route: NewRoute,
+    },
     /// `ip route del`.
     DeleteRoute {
         /// Destination.
         dst: IpNet,
+        /// Device, of whichever if `None`.
+        dev: Option<Arc<str>>,
         /// Metric.
         metric: u32,
     },
@@ -281,6 +306,11 @@ impl fmt::Display for Change {
                 write!(f, "ip link set {dev} {}", if *up { "up" } else { "down" })
             }
             Self::SetMtu { dev, mtu } => write!(f, "ip link set {dev} mtu {mtu}"),
+            Self::SetMac { dev, mac } => write!(f, "ip link set {dev} address {mac}"),
+            Self::SetPromisc { dev, on } => {
+                let on = if *on { "on" } else { "off" };
+                write!(f, "ip link set {dev} promisc {on}")
+            }
             Self::SetMaster { dev, master } => match master {
                 Some(bridge) => write!(f, "ip link set {dev} master {bridge}"),
                 None => write!(f, "ip link set {dev} nomaster"),
@@ -300,8 +330,15 @@ impl fmt::Display for Change {
             }
             Self::DeleteAddr { dev, net } => write!(f, "ip addr del {net} dev {dev}"),
             Self::AddRoute(route) => write!(f, "{route}"),
-            Self::DeleteRoute { dst, metric } => {
+            Self::PrependRoute(route) => {
+                f.write_str(&route.to_string().replacen(" add ", " prepend ", 1))
+            }
+            Self::AddTableRoute { table, route } => write!(f, "{route} table {table}"),
+            Self::DeleteRoute { dst, dev, metric } => {
                 write!(f, "{} route del {dst}", ip_tool(Family::of_net(*dst)))?;
+                if let Some(dev) = dev {
+                    write!(f, " dev {dev}")?;
+                }
                 match metric {
                     0 => Ok(()),
                     metric => write!(f, " metric {metric}"),

@@ -17,7 +17,7 @@ use super::socket::Sockets;
 use super::sysctl::Sysctls;
 use crate::base::addr::host_net;
 use crate::base::hash::stable_hash;
-use crate::base::{FxIndexMap, Mac, OriginId, Time};
+use crate::base::{Family, FxIndexMap, Mac, OriginId, Time};
 use crate::wire::{DevIndex, NetnsId};
 
 impl Netns {
@@ -44,13 +44,20 @@ impl Netns {
         if let Some(lo) = netns.device_mut(DevIndex::LO) {
             lo.up = true;
         }
-        for addr in ["127.0.0.1/8", "::1/128"] {
-            let net = addr.parse().expect("a literal prefix");
-            netns
-                .add_addr("lo", net, Scope::Host, OriginId::NONE)
-                .expect("loopback exists and has no address yet");
-        }
+        netns.add_loopback_addrs();
         netns
+    }
+
+    /// What `lo` gets when it comes up (`inetdev_event`, `init_loopback`), unless it has it.
+    fn add_loopback_addrs(&mut self) {
+        for addr in ["127.0.0.1/8", "::1/128"] {
+            let net: IpNet = addr.parse().expect("a literal prefix");
+            let addrs = self.device(DevIndex::LO).map_or(&[][..], |lo| &lo.addrs);
+            let has_v4 = net.addr().is_ipv4() && addrs.iter().any(|a| a.net.addr().is_ipv4());
+            if !has_v4 {
+                let _ = self.add_addr("lo", net, Scope::Host, OriginId::NONE);
+            }
+        }
     }
 
     fn push_device(&mut self, name: Arc<str>, mac: Mac, mtu: u32, kind: DeviceKind) -> DevIndex {
@@ -65,6 +72,8 @@ impl Netns {
             master: None,
             port: PortFlags::default(),
             addrs: Vec::new(),
+            promisc: false,
+            link_local: None,
             kind,
             stats: DeviceStats::default(),
         }));
@@ -81,7 +90,16 @@ impl Netns {
             Change::DeleteLink { dev } => self.delete_link(dev),
             Change::SetUp { dev, up } => self.set_up(dev, *up),
             Change::SetMtu { dev, mtu } => {
-                self.named_mut(dev)?.mtu = *mtu;
+                let device = self.named_mut(dev)?;
+                device.mtu = *mtu;
+                if let DeviceKind::Bridge(bridge) = &mut device.kind {
+                    bridge.fixed_mtu = true;
+                }
+                Ok(())
+            }
+            Change::SetMac { dev, mac } => self.set_mac(dev, *mac),
+            Change::SetPromisc { dev, on } => {
+                self.named_mut(dev)?.promisc = *on;
                 Ok(())
             }
             Change::SetMaster { dev, master } => self.set_master(dev, master.as_ref()),
@@ -96,10 +114,25 @@ impl Netns {
                 origin,
             } => self.add_addr(dev, *net, *scope, *origin),
             Change::DeleteAddr { dev, net } => self.delete_addr(dev, *net),
-            Change::AddRoute(route) => self.add_route(route),
-            Change::DeleteRoute { dst, metric } => {
+            Change::AddRoute(route) => {
+                let route = self.new_route(route)?;
+                let exists = ConfigError::Exists(format!("route {}", route.dst));
+                self.fib.add(route).map_err(|_| exists)
+            }
+            Change::PrependRoute(route) => {
+                let route = self.new_route(route)?;
+                let exists = ConfigError::Exists(format!("route {}", route.dst));
+                self.fib.prepend(route).map_err(|_| exists)
+            }
+            Change::AddTableRoute { table, route } => {
+                let route = self.new_route(route)?;
+                let exists = ConfigError::Exists(format!("route {}", route.dst));
+                self.fib.add_to(*table, route).map_err(|_| exists)
+            }
+            Change::DeleteRoute { dst, dev, metric } => {
                 let missing = || ConfigError::Missing(format!("route {dst}"));
-                if self.fib.remove(*dst, *metric) {
+                let dev = dev.as_ref().map(|dev| self.index_of(dev)).transpose()?;
+                if self.fib.remove(*dst, dev, *metric) {
                     Ok(())
                 } else {
                     Err(missing())
@@ -159,25 +192,27 @@ impl Netns {
     /// addresses only (`fib_disable_ip`, `fib_add_ifaddr`).
     fn set_up(&mut self, dev: &Arc<str>, up: bool) -> Result<(), ConfigError> {
         let device = self.named_mut(dev)?;
+        let changes = device.up != up;
         device.up = up;
+        if !up {
+            // `addrconf_ifdown`: IPv6 addresses do not outlive it (keep_addr_on_down=0).
+            device.addrs.retain(|addr| addr.net.addr().is_ipv4());
+            device.link_local = None;
+        }
         let (index, addrs) = (device.index, device.addrs.clone());
         if up {
             for addr in addrs {
                 self.add_addr_routes(index, addr.net, addr.origin);
             }
+            if changes && index == DevIndex::LO {
+                self.add_loopback_addrs();
+            }
             return Ok(());
         }
-        // `fib_sync_down_dev` leaves the IPv4 addresses themselves; `addrconf_ifdown` takes those of IPv6 away,
-        // unless the device is loopback.
-        let keeps_v6 = index == DevIndex::LO;
-        if !keeps_v6 {
-            self.named_mut(dev)?
-                .addrs
-                .retain(|addr| addr.net.addr().is_ipv4());
-        }
-        self.fib.retain(|route| {
-            let own = route.kind == RouteKind::Local && (keeps_v6 || route.dst.addr().is_ipv4());
-            route.dev != Some(index) || own
+        // `fib_sync_down_dev`: only the IPv4 addresses themselves stay.
+        self.fib.retain(|r| {
+            let v4 = matches!(r.dst, IpNet::V4(_));
+            r.dev != Some(index) || (v4 && r.kind == RouteKind::Local)
         });
         if let Some(conntrack) = &mut self.conntrack {
             conntrack.flush_masquerade(index);
@@ -274,6 +309,7 @@ impl Netns {
             *slot = None;
         }
         self.dev_names.shift_remove(dev);
+        self.sysctls.forget(dev);
         self.fib.retain(|route| route.dev != Some(index));
         self.neighbours
             .entries
@@ -292,6 +328,7 @@ impl Netns {
         let not_a_bridge = || ConfigError::Invalid("master is not a bridge".to_owned());
         let (bridge, _) = self.bridge_mut(index).ok_or_else(not_a_bridge)?;
         bridge.ports.push(port);
+        bridge.had_port = true;
         let entry = FdbEntry {
             port,
             permanent: true,
@@ -302,6 +339,7 @@ impl Netns {
             device.master = Some(index);
         }
         self.choose_bridge_mac(index);
+        self.choose_bridge_mtu(index);
         Ok(())
     }
 
@@ -312,8 +350,40 @@ impl Netns {
         }
         if let Some(device) = self.device_mut(port) {
             device.master = None;
+            device.port = PortFlags::default();
         }
         self.choose_bridge_mac(bridge);
+        self.choose_bridge_mtu(bridge);
+    }
+
+    fn set_mac(&mut self, dev: &Arc<str>, mac: Mac) -> Result<(), ConfigError> {
+        let device = self.named_mut(dev)?;
+        let changes = device.mac != mac;
+        device.mac = mac;
+        let index = device.index;
+        if let DeviceKind::Bridge(bridge) = &mut device.kind {
+            bridge.fixed_mac = true;
+        }
+        if changes {
+            self.neighbours.address_changed(index);
+        }
+        Ok(())
+    }
+
+    /// A bridge takes the smallest MTU of its ports, and 1500 without any (`br_mtu_auto_adjust`).
+    fn choose_bridge_mtu(&mut self, bridge: DevIndex) {
+        let Some((state, _)) = self.bridge_mut(bridge) else {
+            return;
+        };
+        if state.fixed_mtu {
+            return;
+        }
+        let ports = state.ports.clone();
+        let smallest = ports.iter().filter_map(|p| self.device(*p)).map(|d| d.mtu);
+        let mtu = smallest.min().unwrap_or(1500);
+        if let Some(device) = self.device_mut(bridge) {
+            device.mtu = mtu;
+        }
     }
 
     /// A bridge without a fixed address takes the lowest of its ports (`br_stp_recalculate_bridge_id`).
@@ -329,8 +399,9 @@ impl Netns {
             .iter()
             .filter_map(|p| self.device(*p))
             .map(|d| d.mac)
-            .min();
-        if let (Some(lowest), Some((_, mac))) = (lowest, self.bridge_mut(bridge))
+            .min()
+            .unwrap_or(Mac::ZERO);
+        if let Some((_, mac)) = self.bridge_mut(bridge)
             && *mac != lowest
         {
             *mac = lowest;
@@ -372,12 +443,17 @@ impl Netns {
     /// subnet's broadcast address. A second address of a subnet finds the subnet's routes in place.
     fn add_addr_routes(&mut self, dev: DevIndex, net: IpNet, origin: OriginId) {
         let loopback = dev == DevIndex::LO;
+        // A secondary address speaks by its primary one.
+        let addrs = self.device(dev).map_or(&[][..], |d| &d.addrs);
+        let secondary = addrs.iter().any(|a| a.net == net && a.secondary);
+        let primary = |a: &&IfAddr| secondary && !a.secondary && a.net.trunc() == net.trunc();
+        let src = addrs.iter().find(primary).map_or(net, |a| a.net).addr();
         let route = |kind, dst, scope, metric| Route {
             kind,
             dst,
             gateway: None,
             dev: Some(dev),
-            src: Some(net.addr()).filter(IpAddr::is_ipv4),
+            src: Some(src).filter(IpAddr::is_ipv4),
             metric,
             scope,
             onlink: false,
@@ -426,7 +502,7 @@ impl Netns {
         }
         for route in routes {
             // A route that is there already serves this address too.
-            let _ = self.fib.add(route);
+            let _ = self.fib.append(route);
         }
     }
 
@@ -445,6 +521,11 @@ impl Netns {
                 .retain(|a| !a.secondary || a.net.trunc() != subnet);
         }
         let remaining = device.addrs.clone();
+        let v4 = |net: IpNet| matches!(net, IpNet::V4(_));
+        if v4(net) && !remaining.iter().any(|a| v4(a.net)) {
+            // `fib_inetaddr_event`: with its last address a device loses all its routes.
+            self.fib.retain(|r| r.dev != Some(index) || !v4(r.dst));
+        }
         self.fib.retain(|r| !r.kernel || r.dev != Some(index));
         for addr in remaining {
             self.add_addr_routes(index, addr.net, addr.origin);
@@ -457,7 +538,7 @@ impl Netns {
         Ok(())
     }
 
-    fn add_route(&mut self, new: &NewRoute) -> Result<(), ConfigError> {
+    fn new_route(&self, new: &NewRoute) -> Result<Route, ConfigError> {
         let dev = new.dev.as_ref().map(|dev| self.index_of(dev)).transpose()?;
         if let Some(dev) = dev.filter(|dev| self.device(*dev).is_some_and(|d| !d.up)) {
             let name = self
@@ -476,7 +557,7 @@ impl Netns {
             ));
         }
         let v6 = matches!(new.dst, IpNet::V6(_));
-        let route = Route {
+        Ok(Route {
             kind: new.kind,
             dst: new.dst.trunc(),
             gateway: new.gateway,
@@ -492,10 +573,7 @@ impl Netns {
             kernel: false,
             mtu: new.mtu,
             origin: new.origin,
-        };
-        self.fib
-            .add(route)
-            .map_err(|_| ConfigError::Exists(format!("route {}", new.dst)))
+        })
     }
 
     /// A gateway must be a neighbour: its route must be a link route, by the device asked for.
@@ -504,14 +582,17 @@ impl Netns {
         gateway: IpAddr,
         wanted: Option<DevIndex>,
     ) -> Result<DevIndex, ConfigError> {
-        let invalid = ConfigError::InvalidGateway(gateway);
-        let route = self.fib.lookup(gateway).ok_or_else(|| invalid.clone())?;
-        let on_link = route.kind == RouteKind::Unicast && route.gateway.is_none();
-        match (on_link, route.dev, wanted) {
-            (true, Some(dev), None) => Ok(dev),
-            (true, Some(dev), Some(wanted)) if dev == wanted => Ok(dev),
-            (_, _, _) => Err(invalid),
+        let invalid = || ConfigError::InvalidGateway(gateway);
+        let mut route = self.fib.lookup(gateway).ok_or_else(invalid)?;
+        if wanted.is_some() && route.kind == RouteKind::Unicast {
+            // Only the routes of that device are asked (`fib_check_nh`).
+            let routes = self.fib.main(Family::of(gateway)).into_iter();
+            let of_dev = routes.filter(|r| r.dev == wanted && r.dst.contains(&gateway));
+            let longest = of_dev.max_by_key(|r| r.dst.prefix_len());
+            route = longest.ok_or_else(invalid)?;
         }
+        let on_link = route.kind == RouteKind::Unicast && route.gateway.is_none();
+        route.dev.filter(|_| on_link).ok_or_else(invalid)
     }
 
     /// Returns the subnet-directed broadcast addresses of a device.

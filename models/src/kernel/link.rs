@@ -1,6 +1,6 @@
 //! Network devices of one namespace: loopback, veth, physical, dummy, bridge, VXLAN (`ip link`, `ip addr`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -28,6 +28,10 @@ pub struct Device {
     pub port: PortFlags,
     /// Addresses, in the order they were added.
     pub addrs: Vec<IfAddr>,
+    /// Whether somebody asked it to take frames for others too.
+    pub promisc: bool,
+    /// The IPv6 address it made for itself. Only noted where wires tell whether they carry; nothing is routed by it.
+    pub link_local: Option<Ipv6Addr>,
     /// What it is.
     pub kind: DeviceKind,
     /// Counters.

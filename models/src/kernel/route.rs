@@ -267,6 +267,8 @@ const fn host(width: u8, len: u8) -> u128 {
 pub struct Fib {
     v4: Prefixes,
     v6: Prefixes,
+    /// Routes of tables that no rule leads to, with the number of the table.
+    others: Vec<(u32, Route)>,
 }
 
 impl Default for Fib {
@@ -274,6 +276,7 @@ impl Default for Fib {
         Self {
             v4: Prefixes::new(Family::V4),
             v6: Prefixes::new(Family::V6),
+            others: Vec::new(),
         }
     }
 }
@@ -312,28 +315,84 @@ impl Fib {
     /// # Errors
     /// If the prefix has a route with that metric already.
     pub fn add(&mut self, route: Route) -> Result<(), RouteExists> {
-        let table = Table::of(route.kind);
-        let routes = self.of_mut(Family::of_net(route.dst)).at(table, route.dst);
-        let local = table == Table::Local;
-        if routes
-            .iter()
-            .any(|r| r.metric == route.metric && (!local || r.dev == route.dev))
-        {
+        let local = Table::of(route.kind) == Table::Local;
+        let same = |r: &Route| r.metric == route.metric && (!local || r.dev == route.dev);
+        if self.routes_of(&route).iter().any(same) {
             return Err(RouteExists);
         }
-        let position = routes.partition_point(|r| r.metric <= route.metric);
-        routes.insert(position, route);
+        self.insert(route, |r, new| r.metric <= new.metric);
         Ok(())
     }
 
-    /// Removes the routes of the main table with this prefix and metric; returns whether there was one.
-    pub fn remove(&mut self, dst: IpNet, metric: u32) -> bool {
+    /// Adds a route of the kernel's own behind those that its prefix has with that metric (`NLM_F_APPEND`).
+    ///
+    /// # Errors
+    /// If the device has such a route already.
+    pub(super) fn append(&mut self, route: Route) -> Result<(), RouteExists> {
+        let same = |r: &Route| r.metric == route.metric && r.dev == route.dev;
+        if self.routes_of(&route).iter().any(same) {
+            return Err(RouteExists);
+        }
+        self.insert(route, |r, new| r.metric <= new.metric);
+        Ok(())
+    }
+
+    /// Adds a route in front of those that its prefix has with that metric (`ip route prepend`).
+    ///
+    /// # Errors
+    /// If the very same is there.
+    pub fn prepend(&mut self, route: Route) -> Result<(), RouteExists> {
+        let hop = |r: &Route| (r.metric, r.gateway, r.dev, r.scope, r.src);
+        if self.routes_of(&route).iter().any(|r| hop(r) == hop(&route)) {
+            return Err(RouteExists);
+        }
+        self.insert(route, |r, new| r.metric < new.metric);
+        Ok(())
+    }
+
+    fn routes_of(&mut self, route: &Route) -> &mut Vec<Route> {
+        let table = Table::of(route.kind);
+        self.of_mut(Family::of_net(route.dst)).at(table, route.dst)
+    }
+
+    fn insert(&mut self, route: Route, before: impl Fn(&Route, &Route) -> bool) {
+        let routes = self.routes_of(&route);
+        let position = routes.partition_point(|r| before(r, &route));
+        routes.insert(position, route);
+    }
+
+    /// Adds a route to a table that is neither main nor local. No look-up finds it.
+    ///
+    /// # Errors
+    /// If the prefix has a route with that metric in that table already.
+    pub fn add_to(&mut self, table: u32, route: Route) -> Result<(), RouteExists> {
+        let same =
+            |(of, r): &(u32, Route)| (*of, r.dst, r.metric) == (table, route.dst, route.metric);
+        if self.others.iter().any(same) {
+            return Err(RouteExists);
+        }
+        self.others.push((table, route));
+        Ok(())
+    }
+
+    /// Returns the routes of tables that are neither main nor local.
+    pub fn others(&self) -> &[(u32, Route)] {
+        &self.others
+    }
+
+    /// Removes the first route of the main table with this prefix and metric, of one device or of whichever; returns
+    /// whether there was one.
+    pub fn remove(&mut self, dst: IpNet, dev: Option<DevIndex>, metric: u32) -> bool {
+        let dst = dst.trunc();
+        let routes = self.of_mut(Family::of_net(dst)).at(Table::Main, dst);
+        let wanted = |r: &Route| r.metric == metric && (dev.is_none() || r.dev == dev);
+        let position = routes.iter().position(wanted);
+        if let Some(position) = position {
+            routes.remove(position);
+        }
         let table = self.of_mut(Family::of_net(dst));
-        let before = table.iter(Table::Main).count();
-        table.retain(|r| {
-            Table::of(r.kind) == Table::Local || r.dst.trunc() != dst.trunc() || r.metric != metric
-        });
-        table.iter(Table::Main).count() != before
+        table.networks.retain(|_, routes| !routes.is_empty());
+        position.is_some()
     }
 
     /// Keeps only the routes for which `keep` holds.
@@ -341,6 +400,7 @@ impl Fib {
         for table in [&mut self.v4, &mut self.v6] {
             table.retain(&keep);
         }
+        self.others.retain(|(_, route)| keep(route));
     }
 
     /// Returns the routes of the main table, in the order `ip route` prints them (shortest prefix first).

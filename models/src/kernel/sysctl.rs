@@ -46,12 +46,18 @@ pub const DEFAULTS: &[(&str, i64)] = &[
 
 /// Settings that have one value per device, under `net.ipv4.conf.DEV.` or `net.ipv6.conf.DEV.`, where DEV may
 /// be `all` and `default`: family, name and default.
-pub const DEVICE_DEFAULTS: [(Family, &str, i64); 6] = [
+pub const DEVICE_DEFAULTS: [(Family, &str, i64); 12] = [
     (Family::V4, "accept_local", 0),
+    (Family::V4, "arp_notify", 0),
     (Family::V4, "forwarding", 0),
     (Family::V4, "proxy_arp", 0),
     (Family::V4, "route_localnet", 0),
     (Family::V4, "rp_filter", 0),
+    (Family::V6, "accept_dad", 1),
+    (Family::V6, "accept_ra", 1),
+    (Family::V6, "autoconf", 1),
+    (Family::V6, "disable_ipv6", 0),
+    (Family::V6, "enhanced_dad", 1),
     (Family::V6, "forwarding", 0),
 ];
 
@@ -261,6 +267,12 @@ impl Sysctls {
                 || device_setting(name).is_some_and(|(_, dev, _)| dev != "all"),
         };
         Ok(())
+    }
+
+    /// Drops what was written for a device that is gone.
+    pub fn forget(&mut self, dev: &str) {
+        self.written
+            .retain(|name, _| device_setting(name).is_none_or(|(_, of, _)| of != dev));
     }
 
     /// When forwarding is switched on or off for all, every device follows (`inet_forward_change`,

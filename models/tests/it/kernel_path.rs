@@ -487,6 +487,7 @@ fn proxy_arp_answers_for_what_is_routed_elsewhere() {
     net.route(NODE, "169.254.0.0/16", None, "veth1");
     let change = Change::DeleteRoute {
         dst: "0.0.0.0/0".parse().unwrap(),
+        dev: None,
         metric: 0,
     };
     net.apply(A, &change);

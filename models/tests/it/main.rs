@@ -10,6 +10,7 @@
 )]
 
 mod bridge_netfilter;
+mod configure_facts;
 mod floors;
 mod harness;
 mod kernel_path;

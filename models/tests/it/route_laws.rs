@@ -63,7 +63,7 @@ proptest! {
                 break;
             }
             let removed = naive.remove(index.index(naive.len()));
-            prop_assert!(fib.remove(removed.dst, removed.metric));
+            prop_assert!(fib.remove(removed.dst, None, removed.metric));
         }
         let best = naive
             .iter()

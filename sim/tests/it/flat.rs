@@ -92,6 +92,7 @@ fn a_missing_route_is_named() {
         netns
             .apply(&Change::DeleteRoute {
                 dst: range,
+                dev: None,
                 metric: 0,
             })
             .unwrap();

@@ -27,6 +27,7 @@ mod tree;
 mod tidy;
 mod floors;
 mod dependencies;
+mod cni;
 mod oracle_cni;
 mod policy_case;
 mod oracle_policy;

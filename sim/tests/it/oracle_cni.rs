@@ -1,8 +1,8 @@
-//! What the real CNI plugins answered, call by call, and which files they left (`oracle/cni`).
+//! What the real CNI plugins answered, call by call, and what the machines looked like afterwards (`oracle/cni`).
 //!
-//! Every recorded call of a plugin that can be called here is made again, in order, with the recorded environment and
-//! configuration: exit status and output must be the recorded ones, and after each captured step the node's files too.
-//! Calls that a plugin not modelled as a program would have to answer are counted, unless the protocol alone answers them.
+//! A case all of whose plugins can be called here is replayed: its namespaces are made by its setup, every recorded call is
+//! made again in order with the recorded environment and configuration (and the results that came out here before), and
+//! after each capture every namespace is compared section by section, and the plugins' files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,22 +10,24 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use podwire_models::base::{Family, OriginId, Protocol};
-use podwire_models::control::cni::plugin::call::{ALL_VERSIONS, PluginError, dispatch};
+use podwire_models::control::cni::plugin::call::{ALL_VERSIONS, Call, PluginError, dispatch};
 use podwire_models::control::cni::plugin::portmap::{
-    self, Forwarding, Marking, NatEdit, PortMapping,
+    self, Forwarding, Marking, NatEdit, PortMapping, Snat,
 };
-use podwire_models::control::cni::plugin::{Answer, Call, Files, Plugin};
+use podwire_models::control::cni::plugin::{Answer, Plugin};
 use podwire_models::kernel::netfilter::chain::{Table, TableRules};
 use serde_json::Value;
 
+use crate::cni::state;
+use crate::cni::world::{World, same};
 use crate::handbook;
 
-/// What came of the calls of one case.
+/// What came of one case.
 #[derive(Debug, Default)]
 struct Tally {
-    agreed: usize,
-    not_modelled: usize,
-    captures: usize,
+    calls: usize,
+    sections: usize,
+    files: usize,
     differences: Vec<String>,
 }
 
@@ -65,32 +67,59 @@ fn results(case: &Path) -> BTreeMap<u64, Value> {
     all.into_iter().map(|r| (step(&r), r)).collect()
 }
 
-/// The captured files of the node, by step; line ends as the recording has them.
-fn captured(case: &Path) -> BTreeMap<u64, Value> {
-    let step = |p: &PathBuf| {
-        let name = p
-            .file_name()?
-            .to_str()?
-            .strip_prefix("state-")?
-            .get(..2)?
-            .to_owned();
-        let files = p.join("files.json");
-        files
-            .exists()
-            .then(|| (name.parse().unwrap(), json(&files)))
-    };
-    entries(case).iter().filter_map(step).collect()
+/// Why a case cannot be replayed: what it has that is not modelled as a program.
+fn not_covered(case: &Value) -> Option<String> {
+    let networks = case["networks"].as_object()?;
+    for plugin in networks
+        .values()
+        .flat_map(|n| n["plugins"].as_array().unwrap())
+    {
+        let name = plugin["type"].as_str().unwrap();
+        if Plugin::named(name).is_none() {
+            return Some(format!("plugin {name}"));
+        }
+        if let Some(ipam) = plugin["ipam"]["type"].as_str()
+            && Plugin::named(ipam).is_none()
+            && ["static", "dhcp"].contains(&ipam)
+        {
+            return Some(format!("IPAM plugin {ipam}"));
+        }
+        for key in ["backend", "ipMasqBackend"] {
+            if plugin[key] == "nftables" {
+                return Some(format!("{key} nftables"));
+            }
+        }
+        if plugin["macspoofchk"] == true {
+            return Some("macspoofchk, which is nftables".to_owned());
+        }
+    }
+    None
 }
 
-/// Makes a recorded call again. None: only the plugin's own code could have answered, and it is not a program here.
-fn again(recorded: &Value, files: &mut Files) -> Option<Answer> {
-    let env = |name: &str| recorded["env"][name].as_str().unwrap_or("");
-    let stdin = &recorded["stdin"];
-    let stdin = if stdin.is_null() {
-        String::new()
-    } else {
-        stdin.to_string()
+/// The directories of captured states, by step.
+fn states(case: &Path) -> BTreeMap<u64, PathBuf> {
+    let step = |p: PathBuf| {
+        let name = p.file_name()?.to_str()?.strip_prefix("state-")?.get(..2)?;
+        Some((name.parse().unwrap(), p.clone()))
     };
+    entries(case).into_iter().filter_map(step).collect()
+}
+
+/// Follows `same_as` to where a section of a namespace's state was written.
+fn written(case: &Path, value: &Value, section: &str) -> Value {
+    match value["same_as"].as_str() {
+        Some(file) => {
+            let file = json(&case.join(file));
+            written(case, &file[section], section)
+        }
+        None => value.clone(),
+    }
+}
+
+/// A call of a plugin that is no program here, if the protocol alone answers it.
+fn by_protocol(recorded: &Value) -> Option<Answer> {
+    let env = |name: &str| recorded["env"][name].as_str().unwrap_or("");
+    let stdin = recorded["stdin"].to_string();
     let call = Call {
         command: env("CNI_COMMAND"),
         container_id: env("CNI_CONTAINERID"),
@@ -100,12 +129,8 @@ fn again(recorded: &Value, files: &mut Files) -> Option<Answer> {
         path: "/opt/cni/bin",
         stdin: &stdin,
     };
-    let name = recorded["plugin"].as_str().unwrap();
-    if let Some(plugin) = Plugin::ALL.into_iter().find(|p| p.name() == name) {
-        return Some(plugin.call(&call, files));
-    }
-    let versions: &[&str] = match name {
-        "bandwidth" => &ALL_VERSIONS[2..],
+    let versions: &[&str] = match recorded["plugin"].as_str() {
+        Some("bandwidth") => &ALL_VERSIONS[2..],
         _ => &ALL_VERSIONS,
     };
     let mut reached = false;
@@ -116,73 +141,230 @@ fn again(recorded: &Value, files: &mut Files) -> Option<Answer> {
     (!reached).then_some(answer)
 }
 
-fn replay(case: &Path) -> Tally {
-    let mut tally = Tally::default();
-    let mut files = Files::new();
-    let mut whole = true;
-    let mut captured = captured(case);
-    for (step, result) in results(case) {
-        for recorded in result["calls"].as_array().unwrap() {
-            let Some(answer) = again(recorded, &mut files) else {
-                tally.not_modelled += 1;
-                whole = false;
-                continue;
-            };
-            let wanted = (recorded["exit"].as_u64(), &recorded["stdout"]);
-            let stdout = answer.stdout.unwrap_or(Value::Null);
-            if wanted == (Some(answer.exit.into()), &stdout) {
-                tally.agreed += 1;
-            } else {
-                tally
-                    .differences
-                    .push(format!("step {step}: {recorded}\n  here: {stdout}"));
+/// A case in the middle of being replayed.
+struct Replay<'a> {
+    dir: &'a Path,
+    case: Value,
+    world: World,
+    /// The results of attachments: what a runtime keeps for CHECK and DEL.
+    cached: BTreeMap<String, Value>,
+    /// What each namespace is recorded to look like.
+    wanted: BTreeMap<(String, &'static str), Value>,
+    tally: Tally,
+}
+
+impl<'a> Replay<'a> {
+    fn new(dir: &'a Path, case: Value) -> Self {
+        Self {
+            dir,
+            world: World::new(&case),
+            case,
+            cached: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    fn run(mut self) -> Tally {
+        let (results, states) = (results(self.dir), states(self.dir));
+        self.capture(0, states.get(&0));
+        for step in self.case["steps"].as_array().unwrap().clone() {
+            let n = step["n"].as_u64().unwrap();
+            if step["op"] == "SHELL" {
+                let text = |key: &str| step[key].as_str().unwrap().to_owned();
+                self.world.shell(&text("ns"), &text("command"));
+            }
+            let answers = results.get(&n).map(|result| self.calls(&step, result));
+            let captured = states.get(&n);
+            if captured.is_some() || step["state"] == "unchanged" {
+                self.world.name_macs();
+            }
+            for (recorded, answer) in answers.into_iter().flatten() {
+                self.compare(n, &recorded, answer);
+            }
+            if captured.is_some() || step["state"] == "unchanged" {
+                self.capture(n, captured);
             }
         }
-        // Files of a case in which other plugins run are theirs too.
-        if let Some(wanted) = captured.remove(&step).filter(|_| whole) {
-            let here: BTreeMap<&String, String> = files
-                .iter()
-                .map(|(path, content)| (path, content.replace("\r\n", "\n")))
-                .collect();
-            let here = serde_json::to_value(here).unwrap();
-            if here == wanted {
-                tally.captures += 1;
-            } else {
-                tally
-                    .differences
-                    .push(format!("step {step}: files {wanted}\n  here: {here}"));
+        self.tally
+    }
+
+    fn node_of(&self, pod: &str) -> String {
+        let node = self.case["pods"][pod].as_str();
+        node.or_else(|| self.case["nodes"][0].as_str())
+            .unwrap()
+            .to_owned()
+    }
+
+    /// Makes the calls of a step again.
+    fn calls(&mut self, step: &Value, result: &Value) -> Vec<(Value, Option<Answer>)> {
+        let pod = step["pod"].as_str().unwrap_or("");
+        let node = step["node"]
+            .as_str()
+            .map_or_else(|| self.node_of(pod), str::to_owned);
+        let mut answers = Vec::new();
+        let mut previous = None;
+        let config = &step["network"].as_str().unwrap_or("");
+        let network = &self.case["networks"][*config]["name"];
+        let attachment = format!("{network} {} {}", step["containerID"], step["ifname"]);
+        for recorded in result["calls"].as_array().unwrap() {
+            let own = match recorded["command"].as_str() {
+                Some("ADD") => previous.clone(),
+                _ => self.cached.get(&attachment).cloned(),
+            };
+            let chained = step["op"] != "EXEC";
+            let answer = self
+                .world
+                .call(&node, recorded, own.as_ref().filter(|_| chained));
+            let answer = answer.or_else(|| by_protocol(recorded));
+            if let Some(answer) = &answer
+                && recorded["command"] == "ADD"
+                && answer.exit == 0
+            {
+                previous.clone_from(&answer.stdout);
+            }
+            answers.push((recorded.clone(), answer));
+        }
+        if step["op"] == "ADD" && result["ok"] == true {
+            self.cached
+                .extend(previous.map(|result| (attachment, result)));
+        }
+        answers
+    }
+
+    fn compare(&mut self, n: u64, recorded: &Value, answer: Option<Answer>) {
+        let Some(answer) = answer else {
+            let text = format!("step {n}: nobody answers {recorded}");
+            return self.tally.differences.push(text);
+        };
+        self.tally.calls += 1;
+        let stdout = self.world.hide(&answer.stdout.unwrap_or(Value::Null));
+        if recorded["exit"] != answer.exit || !same(&recorded["stdout"], &stdout) {
+            let text = format!("step {n}: {recorded}\n  here: {stdout}");
+            self.tally.differences.push(text);
+        }
+    }
+
+    /// Compares every namespace and the files with what is recorded after a step.
+    fn capture(&mut self, n: u64, dir: Option<&PathBuf>) {
+        self.world.name_macs();
+        if let Some(dir) = dir {
+            self.read(dir);
+        }
+        for ((ns, section), wanted) in &self.wanted {
+            let netns = self.world.cluster.netns(self.world.id(ns)).unwrap();
+            let here = self
+                .world
+                .hide(&state::section(&self.world.cluster, netns, section));
+            // Names sort differently from what they stand for.
+            let here = state::recorded(section, &here);
+            self.tally.sections += 1;
+            if !same(wanted, &here) {
+                let text = format!("step {n}, {ns} {section}:\n{}", difference(wanted, &here));
+                self.tally.differences.push(text);
+            }
+        }
+        let Some(dir) = dir.filter(|dir| dir.join("files.json").exists()) else {
+            return;
+        };
+        let wanted = json(&dir.join("files.json"));
+        let several = self.case["nodes"].as_array().unwrap().len() > 1;
+        let mut here = BTreeMap::new();
+        for (node, host) in &self.world.hosts {
+            for (path, content) in &host.files {
+                let key = if several {
+                    format!("{node}:{path}")
+                } else {
+                    path.clone()
+                };
+                here.insert(key, content.replace("\r\n", "\n"));
+            }
+        }
+        let here = serde_json::to_value(here).unwrap();
+        self.tally.files += 1;
+        if here != wanted {
+            let text = format!("step {n}: files {wanted}\n  here: {here}");
+            self.tally.differences.push(text);
+        }
+    }
+
+    fn read(&mut self, dir: &Path) {
+        for file in entries(dir) {
+            let ns = file.file_stem().unwrap().to_str().unwrap().to_owned();
+            if ns == "files" {
+                continue;
+            }
+            let state = json(&file);
+            for section in state::SECTIONS {
+                let value = written(self.dir, &state[section], section);
+                let value = state::recorded(section, &value);
+                self.wanted.insert((ns.clone(), section), value);
             }
         }
     }
-    tally
+}
+
+/// The lines of two lists that the other does not have.
+fn difference(wanted: &Value, here: &Value) -> String {
+    let lines = |value: &Value| {
+        if let Some(map) = value.as_object() {
+            map.iter()
+                .map(|(k, v)| format!("{k}: {v}").into())
+                .collect()
+        } else {
+            value.as_array().cloned().unwrap_or_default()
+        }
+    };
+    let (wanted, here): (Vec<Value>, Vec<Value>) = (lines(wanted), lines(here));
+    let only = |these: &[Value], those: &[Value], sign: &str| {
+        let not = these
+            .iter()
+            .filter(|line| !those.iter().any(|other| same(line, other)));
+        let lines: Vec<String> = not.map(|line| format!("  {sign} {line}\n")).collect();
+        lines.concat()
+    };
+    only(&wanted, &here, "-") + &only(&here, &wanted, "+")
 }
 
 #[test]
-fn plugins_answer_as_the_real_ones() {
+fn plugins_answer_as_the_real_ones_and_leave_the_same_state() {
     let Some(root) = handbook("oracle/cni") else {
         return;
     };
     let mut differences = Vec::new();
-    let (mut agreed, mut states) = (0, 0);
+    let (mut cases, mut calls, mut sections, mut files) = (0, 0, 0, 0);
     println!(
-        "{:24} {:>6} {:>8} {:>12}",
-        "case", "agreed", "captures", "not modelled"
+        "{:24} {:>6} {:>9} {:>6}",
+        "case", "calls", "sections", "files"
     );
-    for case in entries(&root)
-        .iter()
-        .filter(|p| p.join("case.json").exists())
-    {
-        let name = case.file_name().unwrap().to_string_lossy().into_owned();
-        let tally = replay(case);
-        let Tally {
-            agreed: same,
-            captures,
-            not_modelled,
-            ..
-        } = &tally;
-        println!("{name:24} {same:>6} {captures:>8} {not_modelled:>12}");
-        agreed += tally.agreed;
-        states += tally.captures;
+    let only = std::env::vars().find(|(name, _)| name == "PODWIRE_CNI_CASE");
+    let all = entries(&root);
+    for dir in all.iter().filter(|p| p.join("case.json").exists()) {
+        let case = json(&dir.join("case.json"));
+        let name = case["name"].as_str().unwrap().to_owned();
+        if only.as_ref().is_some_and(|(_, only)| *only != name) {
+            continue;
+        }
+        if let Some(reason) = not_covered(&case) {
+            println!("{name:24} not covered: {reason}");
+            continue;
+        }
+        let tally = Replay::new(dir, case).run();
+        println!(
+            "{name:24} {:>6} {:>9} {:>6}{}",
+            tally.calls,
+            tally.sections,
+            tally.files,
+            if tally.differences.is_empty() {
+                ""
+            } else {
+                "  DIFFERS"
+            }
+        );
+        cases += 1;
+        calls += tally.calls;
+        sections += tally.sections;
+        files += tally.files;
         differences.extend(
             tally
                 .differences
@@ -190,15 +372,18 @@ fn plugins_answer_as_the_real_ones() {
                 .map(|d| format!("{name}, {d}")),
         );
     }
+    println!("{:24} {calls:>6} {sections:>9} {files:>6}", "in all");
     assert!(differences.is_empty(), "{}", differences.join("\n"));
     assert!(
-        agreed > 0,
-        "no call of {} could be made again",
+        calls > 0 && sections > 0 && files > 0,
+        "nothing of {} could be replayed",
         root.display()
     );
     crate::referee::checked(
         "cni-calls",
-        &format!("{agreed} calls, {states} states of the files"),
+        &format!(
+            "{cases} cases, {calls} calls, {sections} sections of states, {files} states of the files"
+        ),
     );
 }
 
@@ -255,6 +440,8 @@ fn map_ports(recorded: &Value, nat: &mut Nat) {
         container_id: &id,
         mappings: &mappings,
         marking: &bit.or(chain).unwrap_or_default(),
+        snat: Snat::default(),
+        conditions: &[],
         origin: OriginId::default(),
     };
     match recorded["command"].as_str() {

@@ -92,13 +92,13 @@ pub(crate) const PARTS: &[Part] = &[
     ),
     part(
         "cni-calls",
-        "plugins as programs: results, errors, lease files",
+        "CNI plugins `bridge`, `ptp`, `host-local`, `portmap` (iptables), `loopback` as programs: results, errors, files, and the state they leave: devices, addresses, routes, rules, bridge ports, permanent forwarding entries, iptables, settings",
         "containernetworking/plugins 1.9.1",
         "sim/tests/it/oracle_cni.rs",
     ),
     part(
         "portmap-rules",
-        "plugin `portmap`, iptables back end: its rules",
+        "plugin `portmap`, iptables back end, also between other plugins: its rules",
         "containernetworking/plugins 1.9.1",
         "sim/tests/it/oracle_cni.rs",
     ),
@@ -187,6 +187,7 @@ fn note(name: &str, text: &str) {
 
 /// Variables that choose what is compared: what is counted then stands for nothing.
 const CHOICES: &[&str] = &[
+    "PODWIRE_CNI_CASE",
     "PODWIRE_ORACLE",
     "PODWIRE_KERNEL_WORLD",
     "PODWIRE_KERNEL_SEED",

@@ -88,6 +88,7 @@ pub fn attach(node: &NodeNet, pod: &PodNet) -> Attachment {
         let metric = if ip.is_ipv4() { 0 } else { 256 };
         inside.push(Change::DeleteRoute {
             dst: net.trunc(),
+            dev: None,
             metric,
         });
         let gateway_net = host_net(gateway);

@@ -87,6 +87,17 @@ impl PluginError {
         }
     }
 
+    /// Reads an error that another plugin printed.
+    pub(super) fn from_json(printed: &Value) -> Self {
+        let text = |key: &str| {
+            let text = printed.get(key).and_then(Value::as_str);
+            text.unwrap_or("").to_owned()
+        };
+        let code = printed.get("code").and_then(Value::as_u64);
+        let code = code.and_then(|code| u16::try_from(code).ok());
+        Self::new(code.unwrap_or(Self::INTERNAL), text("msg"), text("details"))
+    }
+
     fn to_json(&self) -> Value {
         let mut map = Map::new();
         map.insert("code".into(), self.code.into());

@@ -151,6 +151,24 @@ impl Decoder {
         });
     }
 
+    /// Reads a switch.
+    pub fn bool(&mut self, value: &Value, at: &Spot, into: &mut bool) {
+        match value {
+            Value::Null => {}
+            Value::Bool(on) => *into = *on,
+            Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                self.wrong(value, at, "bool");
+            }
+        }
+    }
+
+    /// Reads a string that may be absent.
+    pub fn optional_string(&mut self, value: &Value, at: &Spot, into: &mut Option<String>) {
+        if !value.is_null() {
+            self.string(value, at, into.get_or_insert_default());
+        }
+    }
+
     /// Reads an integer.
     pub fn int(&mut self, value: &Value, at: &Spot, into: &mut Option<i64>) {
         match value {

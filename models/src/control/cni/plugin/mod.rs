@@ -2,22 +2,33 @@
 //!
 //! Reading order: [`call`] (the protocol all plugins share: environment, versions, errors), [`go_json`] (how a Go program
 //! reads its configuration, with its error messages), [`result`] (results and their conversion between versions of the
-//! specification), then one file per plugin.
+//! specification), [`machine`] (what a plugin can look at and have done), `net_conf`, `env_args`, `ipam`, `veth` and
+//! `masquerade` (what several plugins do alike), then one file or folder per plugin.
 //!
 //! Source: containernetworking `cni` `pkg/skel`, `plugins` v1.9.1.
 //!
-//! Leaves out: the plugins that make devices, and [`portmap`], are not programs yet; [`super::bridge`] and its neighbours
-//! make what a cluster needs of them.
+//! Leaves out: the other plugins. What a cluster needs of a plugin's work is made by [`super::bridge`] and its neighbours,
+//! without a call.
 
 pub mod call;
 pub mod go_json;
 pub mod result;
+pub mod machine;
+mod net_conf;
+mod env_args;
+mod ipam;
+mod veth;
+mod masquerade;
+mod bridge;
 pub mod host_local;
+mod loopback;
 pub mod portmap;
+mod ptp;
 
 use std::collections::BTreeMap;
 
 pub use call::{Answer, Call, PluginError};
+use machine::Machine;
 
 /// The files of a node that plugins read and write: path to content.
 pub type Files = BTreeMap<String, String>;
@@ -25,27 +36,52 @@ pub type Files = BTreeMap<String, String>;
 /// The plugins that can be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plugin {
+    /// A veth pair on a bridge.
+    Bridge,
     /// Addresses from ranges, kept in files of the node.
     HostLocal,
+    /// `lo` up and down.
+    Loopback,
+    /// Ports of the node forwarded to a container.
+    Portmap,
+    /// A veth pair with a route.
+    Ptp,
 }
 
 impl Plugin {
     /// All plugins.
-    pub const ALL: [Self; 1] = [Self::HostLocal];
+    pub const ALL: [Self; 5] = [
+        Self::Bridge,
+        Self::HostLocal,
+        Self::Loopback,
+        Self::Portmap,
+        Self::Ptp,
+    ];
 
     /// Returns the name of the program.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Bridge => "bridge",
             Self::HostLocal => "host-local",
+            Self::Loopback => "loopback",
+            Self::Portmap => "portmap",
+            Self::Ptp => "ptp",
         }
     }
 
+    /// Returns the plugin with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|plugin| plugin.name() == name)
+    }
+
     /// Calls the plugin, as a runtime or another plugin would.
-    pub fn call(self, call: &Call<'_>, files: &mut Files) -> Answer {
-        match self {
-            Self::HostLocal => call::dispatch(call, &call::ALL_VERSIONS, |verb| {
-                host_local::run(verb, call, files)
-            }),
-        }
+    pub fn call(self, call: &Call<'_>, machine: &mut dyn Machine) -> Answer {
+        call::dispatch(call, &call::ALL_VERSIONS, |verb| match self {
+            Self::Bridge => bridge::run(verb, call, machine),
+            Self::HostLocal => host_local::run(verb, call, machine.files()),
+            Self::Loopback => loopback::run(verb, call, machine),
+            Self::Portmap => portmap::program::run(verb, call, machine),
+            Self::Ptp => ptp::run(verb, call, machine),
+        })
     }
 }

@@ -8,16 +8,30 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::go_json::{Decoder, Spot};
+use super::net_conf::go_net;
 
 /// What an attachment looks like, version 1.1.0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CniResult {
+    /// Interfaces.
+    pub interfaces: Vec<Interface>,
     /// Addresses.
     pub ips: Vec<IpConfig>,
     /// Routes.
     pub routes: Vec<Route>,
     /// Name servers and search lists.
     pub dns: Dns,
+}
+
+/// An interface that was made or used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: String,
+    /// Path of its namespace; empty for one of the node.
+    pub sandbox: String,
 }
 
 /// An address with its gateway.
@@ -27,6 +41,8 @@ pub struct IpConfig {
     pub address: IpNet,
     /// Gateway, if there is one.
     pub gateway: Option<IpAddr>,
+    /// Which interface of the result has it.
+    pub interface: Option<usize>,
 }
 
 /// A route.
@@ -46,6 +62,8 @@ pub struct Route {
     pub table: Option<i64>,
     /// Scope, as a number.
     pub scope: Option<i64>,
+    /// Whether Go holds the mask of an IPv4 destination in 16 bytes; only error messages show it.
+    pub mapped_mask: bool,
 }
 
 /// Settings of a resolver.
@@ -59,6 +77,15 @@ pub struct Dns {
     pub search: Vec<String>,
     /// Options.
     pub options: Vec<String>,
+}
+
+/// Which version a result is printed as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Printed {
+    /// That of the configuration.
+    Asked,
+    /// The newest one, whatever the configuration says.
+    Newest,
 }
 
 /// Which shape a version has.
@@ -77,8 +104,17 @@ impl CniResult {
     /// # Errors
     /// If the version is unknown, or 0.2.0 and older are asked for without any address.
     pub fn to_json(&self, version: &str) -> Result<Value, String> {
+        self.to_json_as(Printed::Asked, version)
+    }
+
+    /// Returns the result in one of two shapes; it says that it is of the version of the configuration in any case.
+    ///
+    /// # Errors
+    /// As [`Self::to_json`].
+    pub(super) fn to_json_as(&self, printed: Printed, version: &str) -> Result<Value, String> {
         let version = if version.is_empty() { "0.1.0" } else { version };
         let shape = match version {
+            _ if printed == Printed::Newest => Shape::V1,
             "0.1.0" | "0.2.0" => Shape::V02,
             "0.3.0" | "0.3.1" | "0.4.0" => Shape::V03,
             "1.0.0" | "1.1.0" => Shape::V1,
@@ -89,7 +125,7 @@ impl CniResult {
         let mut map = Map::new();
         map.insert("cniVersion".into(), version.into());
         let dns = self.dns.to_json();
-        if !dns.is_empty() {
+        if !dns.is_empty() || !matches!(shape, Shape::V1) {
             map.insert("dns".into(), Value::Object(dns));
         }
         match shape {
@@ -109,7 +145,9 @@ impl CniResult {
                 let named = matches!(shape, Shape::V03);
                 let ips: Vec<Value> = self.ips.iter().map(|ip| ip.to_json(named)).collect();
                 let routes: Vec<Value> = self.routes.iter().map(Route::to_json).collect();
-                for (key, list) in [("ips", ips), ("routes", routes)] {
+                let interfaces: Vec<Value> =
+                    self.interfaces.iter().map(Interface::to_json).collect();
+                for (key, list) in [("interfaces", interfaces), ("ips", ips), ("routes", routes)] {
                     if !list.is_empty() {
                         map.insert(key.into(), list.into());
                     }
@@ -117,6 +155,42 @@ impl CniResult {
             }
         }
         Ok(Value::Object(map))
+    }
+
+    /// Reads a result that a plugin of this version printed.
+    ///
+    /// # Errors
+    /// If something is of a wrong type.
+    pub fn from_json(value: &Value, version: &str) -> Result<Self, String> {
+        let mut result = Self::default();
+        let mut decoder = Decoder::default();
+        let names = ["interfaces", "ips", "routes", "dns", "ip4", "ip6"];
+        let go_type = "types040.Result";
+        let root = Spot::root();
+        decoder.object(
+            value,
+            &root,
+            "Result",
+            go_type,
+            &names,
+            |d, name, v, at| match name {
+                "interfaces" => d.array(v, at, "[]*types.Interface", |d, v, at| {
+                    result.interfaces.push(Interface::decode(d, v, at));
+                }),
+                "ips" => d.array(v, at, "[]*types.IPConfig", |d, v, at| {
+                    result.ips.extend(IpConfig::decode(d, v, at).0);
+                }),
+                "routes" => Route::decode_list(d, v, at, &mut result.routes),
+                "dns" => result.dns.decode(d, v, at),
+                _ if matches!(version, "" | "0.1.0" | "0.2.0") => {
+                    let (ip, routes) = IpConfig::decode(d, v, at);
+                    result.ips.extend(ip);
+                    result.routes.extend(routes);
+                }
+                _ => {}
+            },
+        );
+        decoder.finish(result)
     }
 
     /// One family as 0.2.0 has it: only destination and gateway of routes are kept.
@@ -136,9 +210,71 @@ impl CniResult {
     }
 }
 
+impl Interface {
+    fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("name".into(), self.name.clone().into());
+        for (key, text) in [("mac", &self.mac), ("sandbox", &self.sandbox)] {
+            if !text.is_empty() {
+                map.insert(key.into(), text.clone().into());
+            }
+        }
+        Value::Object(map)
+    }
+}
+
+impl Interface {
+    fn decode(d: &mut Decoder, value: &Value, at: &Spot) -> Self {
+        let mut read = Self::default();
+        let names = ["name", "mac", "sandbox"];
+        d.object(
+            value,
+            at,
+            "Interface",
+            "types.Interface",
+            &names,
+            |d, name, v, at| match name {
+                "name" => d.string(v, at, &mut read.name),
+                "mac" => d.string(v, at, &mut read.mac),
+                _ => d.string(v, at, &mut read.sandbox),
+            },
+        );
+        read
+    }
+}
+
 impl IpConfig {
+    /// Reads an address; that of version 0.2.0 has its routes with it.
+    fn decode(d: &mut Decoder, value: &Value, at: &Spot) -> (Option<Self>, Vec<Route>) {
+        let (mut address, mut gateway, mut interface) = (None, None, None);
+        let mut routes = Vec::new();
+        let names = ["address", "ip", "gateway", "interface", "routes"];
+        d.object(
+            value,
+            at,
+            "IPConfig",
+            "types.IPConfig",
+            &names,
+            |d, name, v, at| match name {
+                "address" | "ip" => d.ip_net(v, at, &mut address),
+                "gateway" => d.ip(v, at, &mut gateway),
+                "interface" => d.int(v, at, &mut interface),
+                _ => Route::decode_list(d, v, at, &mut routes),
+            },
+        );
+        let read = address.map(|address| Self {
+            address,
+            gateway,
+            interface: interface.and_then(|n| usize::try_from(n).ok()),
+        });
+        (read, routes)
+    }
+
     fn to_json(self, named: bool) -> Value {
         let mut map = Map::new();
+        if let Some(interface) = self.interface {
+            map.insert("interface".into(), interface.into());
+        }
         map.insert("address".into(), self.address.to_string().into());
         if let Some(gateway) = self.gateway {
             map.insert("gateway".into(), gateway.to_string().into());
@@ -190,21 +326,49 @@ impl Route {
                     priority: priority.unwrap_or(0),
                     table,
                     scope,
+                    mapped_mask: false,
                 }),
                 None => d.save("invalid CIDR address: ".to_owned()),
             }
         });
     }
 
-    fn plain(&self) -> Self {
+    /// Returns a route of which only the destination is known.
+    pub(super) const fn to(dst: IpNet) -> Self {
         Self {
+            dst,
+            gw: None,
             mtu: 0,
             advmss: 0,
             priority: 0,
             table: None,
             scope: None,
-            ..self.clone()
+            mapped_mask: false,
         }
+    }
+
+    fn plain(&self) -> Self {
+        Self {
+            gw: self.gw,
+            ..Self::to(self.dst)
+        }
+    }
+
+    /// Returns the route as Go prints it.
+    pub(super) fn go_text(&self) -> String {
+        let number = |n: Option<i64>| n.map_or_else(|| "<nil>".to_owned(), |n| n.to_string());
+        let gw = self
+            .gw
+            .map_or_else(|| "<nil>".to_owned(), |gw| gw.to_string());
+        format!(
+            "{{Dst:{} GW:{gw} MTU:{} AdvMSS:{} Priority:{} Table:{} Scope:{}}}",
+            go_net(self.dst, self.mapped_mask),
+            self.mtu,
+            self.advmss,
+            self.priority,
+            number(self.table),
+            number(self.scope)
+        )
     }
 
     fn to_json(&self) -> Value {
@@ -229,6 +393,31 @@ impl Route {
 }
 
 impl Dns {
+    /// Returns whether a configuration left it out.
+    pub(super) const fn is_unset(&self) -> bool {
+        self.nameservers.is_empty()
+            && self.search.is_empty()
+            && self.options.is_empty()
+            && self.domain.is_empty()
+    }
+
+    pub(super) fn decode(&mut self, d: &mut Decoder, value: &Value, at: &Spot) {
+        let names = ["nameservers", "domain", "search", "options"];
+        d.object(
+            value,
+            at,
+            "DNS",
+            "types.DNS",
+            &names,
+            |d, name, v, at| match name {
+                "nameservers" => d.strings(v, at, &mut self.nameservers),
+                "domain" => d.string(v, at, &mut self.domain),
+                "search" => d.strings(v, at, &mut self.search),
+                _ => d.strings(v, at, &mut self.options),
+            },
+        );
+    }
+
     fn to_json(&self) -> Map<String, Value> {
         let mut map = Map::new();
         if !self.domain.is_empty() {

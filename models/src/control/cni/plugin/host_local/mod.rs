@@ -17,6 +17,7 @@ pub use range::{Range, RangeConfig, RangeSet, Turn};
 
 use super::Files;
 use super::call::{Call, PluginError, Verb, parse_version};
+use super::env_args;
 use super::go_json::{self, Decoder, Spot};
 use super::result::{CniResult, Dns, IpConfig, Route};
 use store::Store;
@@ -109,6 +110,7 @@ fn allocate(
     Ok(IpConfig {
         address: IpNet::new(ip, range.prefix_len()).map_err(|_| none())?,
         gateway: Some(range.gateway()),
+        interface: None,
     })
 }
 
@@ -177,7 +179,9 @@ impl Config {
         if !raw.ipam {
             return Err("IPAM config missing 'ipam' key".to_owned());
         }
-        config.requested.extend(requested_by_args(call.args)?);
+        config
+            .requested
+            .extend(env_args::parse(call.args, "IP", parse_ip)?);
         config.requested.append(&mut raw.args_ips);
         config.requested.append(&mut raw.runtime_ips);
         // Requests are a set of addresses in the plugin.
@@ -373,37 +377,10 @@ fn parse_ip(text: &str) -> Result<IpAddr, String> {
         .ok_or_else(|| format!("invalid IP address {text}"))
 }
 
-/// Reads `CNI_ARGS`: pairs `KEY=VALUE` between semicolons, of which `IP` and `IgnoreUnknown` are known.
-fn requested_by_args(args: &str) -> Result<Option<IpAddr>, String> {
-    let (mut ip, mut ignore_unknown, mut unknown) = (None, false, Vec::new());
-    for pair in args.split(';').filter(|_| !args.is_empty()) {
-        let parts: Vec<&str> = pair.split('=').collect();
-        let [key, value] = *parts else {
-            return Err(format!("ARGS: invalid pair {pair:?}"));
-        };
-        let wrong = |e: String| format!("ARGS: error parsing value of pair {pair:?}: {e}");
-        match key {
-            "IP" => ip = Some(parse_ip(value).map_err(wrong)?),
-            "IgnoreUnknown" => match &*value.to_lowercase() {
-                "1" | "true" => ignore_unknown = true,
-                "0" | "false" => ignore_unknown = false,
-                other => {
-                    let e = format!("boolean unmarshal error: invalid input {other}");
-                    return Err(wrong(e));
-                }
-            },
-            _ => unknown.push(format!("{pair:?}")),
-        }
-    }
-    if !unknown.is_empty() && !ignore_unknown {
-        return Err(format!("ARGS: unknown args [{}]", unknown.join(" ")));
-    }
-    Ok(ip)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Answer, Call, Files, Plugin};
+    use super::super::call::{ALL_VERSIONS, dispatch};
+    use super::super::{Answer, Call, Files};
 
     /// Makes one call for the network `n`, version 1.0.0.
     fn call(files: &mut Files, command: &str, id: &str, args: &str, ipam: &str) -> Answer {
@@ -417,7 +394,7 @@ mod tests {
             path: "/opt/cni/bin",
             stdin: &stdin,
         };
-        Plugin::HostLocal.call(&call, files)
+        dispatch(&call, &ALL_VERSIONS, |verb| super::run(verb, &call, files))
     }
 
     fn said(answer: &Answer, field: &str) -> String {

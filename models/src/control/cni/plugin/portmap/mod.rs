@@ -7,8 +7,9 @@
 //! Source: containernetworking `plugins/meta/portmap`, nine commits after v1.9.1.
 //!
 //! # Fidelity
-//! Leaves out the nftables back end, `conditionsV4` and `conditionsV6`, `snat: false`, `masqAll`, and the removal of
-//! connections over UDP that are older than the mapping.
+//! Leaves out the nftables back end, and the removal of connections over UDP that are older than the mapping.
+
+pub(super) mod program;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -56,8 +57,24 @@ pub struct Forwarding<'a> {
     pub mappings: &'a [PortMapping],
     /// How packets to be masqueraded are marked.
     pub marking: &'a Marking,
+    /// Which packets are masqueraded.
+    pub snat: Snat,
+    /// Further conditions for entering the container's chain (`conditionsV4`, `conditionsV6`).
+    pub conditions: &'a [Match],
     /// The Pod object.
     pub origin: OriginId,
+}
+
+/// Which forwarded packets are masqueraded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Snat {
+    /// Those from the container's subnet and from the node's 127.0.0.1.
+    #[default]
+    Needed,
+    /// All (`masqAll`).
+    All,
+    /// None (`snat: false`).
+    Never,
 }
 
 /// How packets to be masqueraded are marked.
@@ -123,6 +140,7 @@ pub fn forward(nat: &TableRules, address: IpNet, wanted: &Forwarding<'_>) -> Nat
         edit: NatEdit::default(),
     };
     match wanted.marking {
+        _ if wanted.snat == Snat::Never => {}
         Marking::Bit(bit) => edit.masquerade(1_u32.checked_shl((*bit).into()).unwrap_or(0)),
         Marking::Chain(_) => {}
     }
@@ -166,6 +184,17 @@ pub fn unforward(nat: &TableRules, chain: &Arc<str>) -> NatEdit {
     }
 }
 
+/// Returns what `iptables` says of a chain that cannot be removed because a rule leads to it.
+pub(super) fn busy(family: Family, chain: &str) -> String {
+    let tool = match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    };
+    format!(
+        "running [/usr/sbin/{tool} -t nat -X {chain} --wait]: exit status 4: {tool} v1.8.9 (nf_tables):  CHAIN_DEL failed (Device or resource busy): chain {chain}\n"
+    )
+}
+
 /// The rules that lead to a container's chain: one per protocol and fifteen ports.
 fn entries(own: &Arc<str>, wanted: &Forwarding<'_>) -> Vec<Rule> {
     let comment = format!(
@@ -184,6 +213,7 @@ fn entries(own: &Arc<str>, wanted: &Forwarding<'_>) -> Vec<Rule> {
             };
             let mut rule = with_comment(&comment, Target::Jump(Arc::clone(own)));
             rule.matches.push(multiport);
+            rule.matches.extend(wanted.conditions.iter().cloned());
             rule.protocol = Some(Not::is(l4(protocol)));
             rule.origin = wanted.origin;
             rules.push(rule);
@@ -221,8 +251,12 @@ fn container_rules(address: IpNet, mapping: &PortMapping, wanted: &Forwarding<'_
         ..Rule::default()
     };
     let mark = || Target::Jump(wanted.marking.chain());
-    let mut rules = vec![rule(Some(address.trunc()), mark())];
-    if family == Family::V4 {
+    let mut rules = match wanted.snat {
+        Snat::Needed => vec![rule(Some(address.trunc()), mark())],
+        Snat::All => vec![rule(None, mark())],
+        Snat::Never => Vec::new(),
+    };
+    if family == Family::V4 && wanted.snat == Snat::Needed {
         let localhost = host_net(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
         rules.push(rule(Some(localhost), mark()));
     }

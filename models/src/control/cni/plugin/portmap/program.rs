@@ -1,0 +1,341 @@
+//! `portmap` as a program: configuration, result of the plugins before it, and what is done to the node.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::super::call::{Call, PluginError, Verb};
+use super::super::go_json::{Decoder, Spot};
+use super::super::ipam::set_sysctl;
+use super::super::machine::{At, Machine};
+use super::super::masquerade::nat_table;
+use super::super::net_conf::NetConf;
+use super::super::result::CniResult;
+use super::{
+    DNAT, Forwarding, Marking, PortMapping, Snat, chain_name, container_rules, entries, forward,
+    unforward,
+};
+use crate::base::{Family, OriginId, Protocol};
+use crate::kernel::netfilter::chain::Match;
+use crate::kernel::netfilter::save::parse_rule;
+
+/// What the plugin reads of its configuration.
+#[derive(Debug)]
+struct Config {
+    net: NetConf,
+    previous: Option<CniResult>,
+    snat: Snat,
+    marking: Marking,
+    conditions: [Vec<Match>; 2],
+    mappings: Vec<PortMapping>,
+    /// The container's addresses, one of each family at most.
+    addresses: Vec<IpNet>,
+}
+
+/// The configuration before it is checked.
+#[derive(Debug, Default)]
+struct Raw {
+    backend: Option<String>,
+    snat: Option<bool>,
+    masq_all: bool,
+    mark_bit: Option<i64>,
+    external: Option<String>,
+    conditions: [Vec<String>; 2],
+    mappings: Vec<RawMapping>,
+}
+
+#[derive(Debug, Default)]
+struct RawMapping {
+    host_port: Option<i64>,
+    container_port: Option<i64>,
+    protocol: String,
+    host_ip: String,
+}
+
+/// Runs the plugin's own code.
+pub(in super::super) fn run(
+    verb: Verb,
+    call: &Call<'_>,
+    machine: &mut dyn Machine,
+) -> Result<Option<Value>, PluginError> {
+    let in_front = |e: String| match verb {
+        Verb::Add | Verb::Del => PluginError::internal(format!("failed to parse config: {e}")),
+        Verb::Check => PluginError::internal(e),
+    };
+    let config = Config::load(call).map_err(in_front)?;
+    match verb {
+        Verb::Add => add(call, &config, machine).map(Some),
+        Verb::Check => check(call, &config, machine)
+            .map(|()| None)
+            .map_err(PluginError::internal),
+        Verb::Del => {
+            if !config.mappings.is_empty() {
+                delete(call, &config, machine);
+            }
+            Ok(None)
+        }
+    }
+}
+
+impl Config {
+    fn load(call: &Call<'_>) -> Result<Self, String> {
+        let (net, raw) = Raw::load(call.stdin)?;
+        let previous = net
+            .previous()
+            .map_err(|e| format!("could not parse prevResult: {e}"))?;
+        if raw.mark_bit.is_some() && raw.external.is_some() {
+            return Err("Cannot specify externalSetMarkChain and markMasqBit".to_owned());
+        }
+        let marking = match (raw.external, raw.mark_bit) {
+            (Some(chain), _) => Marking::Chain(chain.into()),
+            (None, None) => Marking::default(),
+            (None, Some(bit)) => match u8::try_from(bit) {
+                Ok(bit) if bit <= 31 => Marking::Bit(bit),
+                Ok(_) | Err(_) => {
+                    return Err("MasqMarkBit must be between 0 and 31".to_owned());
+                }
+            },
+        };
+        match raw.backend.as_deref() {
+            None | Some("iptables") => {}
+            Some(other) => return Err(format!("unrecognized backend {other:?}")),
+        }
+        let mappings: Result<_, _> = raw.mappings.iter().map(RawMapping::check).collect();
+        let [v4, v6] = raw.conditions.map(|words| conditions(&words));
+        Ok(Self {
+            addresses: previous
+                .as_ref()
+                .map_or_else(Vec::new, |result| addresses(result, call.ifname)),
+            net,
+            previous,
+            snat: match (raw.snat, raw.masq_all) {
+                (Some(false), _) => Snat::Never,
+                (_, true) => Snat::All,
+                (_, false) => Snat::Needed,
+            },
+            marking,
+            conditions: [v4?, v6?],
+            mappings: mappings?,
+        })
+    }
+
+    fn forwarding<'a>(&'a self, call: &Call<'a>, family: Family) -> Forwarding<'a> {
+        let [v4, v6] = &self.conditions;
+        Forwarding {
+            network: &self.net.name,
+            container_id: call.container_id,
+            mappings: &self.mappings,
+            marking: &self.marking,
+            snat: self.snat,
+            conditions: match family {
+                Family::V4 => v4,
+                Family::V6 => v6,
+            },
+            origin: OriginId::NONE,
+        }
+    }
+}
+
+/// The first address of each family that the container's own interface has.
+fn addresses(result: &CniResult, ifname: &str) -> Vec<IpNet> {
+    let mut found: Vec<IpNet> = Vec::new();
+    for ip in &result.ips {
+        let of = ip.interface.and_then(|n| result.interfaces.get(n));
+        let other = of.is_some_and(|i| i.name != ifname || i.sandbox.is_empty());
+        let family = Family::of_net(ip.address);
+        if !other && !found.iter().any(|net| Family::of_net(*net) == family) {
+            found.push(ip.address);
+        }
+    }
+    found.sort_by_key(|net| net.addr().is_ipv6());
+    found
+}
+
+fn conditions(words: &[String]) -> Result<Vec<Match>, String> {
+    if words.is_empty() {
+        return Ok(Vec::new());
+    }
+    let parsed = parse_rule(&format!("-A X {}", words.join(" ")));
+    parsed
+        .map(|(_, rule)| rule.matches)
+        .map_err(|_| format!("conditions {words:?} are not modelled"))
+}
+
+impl Raw {
+    fn load(stdin: &str) -> Result<(NetConf, Self), String> {
+        let mut raw = Self::default();
+        let names = [
+            "backend",
+            "snat",
+            "conditionsV4",
+            "conditionsV6",
+            "masqAll",
+            "markMasqBit",
+            "externalSetMarkChain",
+            "runtimeConfig",
+        ];
+        let net = NetConf::load(
+            stdin,
+            ("PortMapConf", "main.PortMapConf"),
+            &names,
+            |d, name, v, at| match name {
+                "backend" => d.optional_string(v, at, &mut raw.backend),
+                "snat" => {
+                    if !v.is_null() {
+                        d.bool(v, at, raw.snat.get_or_insert(true));
+                    }
+                }
+                "conditionsV4" => d.strings(v, at, &mut raw.conditions[0]),
+                "conditionsV6" => d.strings(v, at, &mut raw.conditions[1]),
+                "masqAll" => d.bool(v, at, &mut raw.masq_all),
+                "markMasqBit" => d.int(v, at, &mut raw.mark_bit),
+                "externalSetMarkChain" => d.optional_string(v, at, &mut raw.external),
+                _ => d.object(v, at, "", "struct", &["portMappings"], |d, _, v, at| {
+                    decode_mappings(d, v, at, &mut raw.mappings);
+                }),
+            },
+        );
+        let net = net.map_err(|e| format!("failed to parse network configuration: {e}"))?;
+        Ok((net, raw))
+    }
+}
+
+fn decode_mappings(d: &mut Decoder, value: &Value, at: &Spot, into: &mut Vec<RawMapping>) {
+    d.array(value, at, "[]main.PortMapEntry", |d, value, at| {
+        let mut mapping = RawMapping::default();
+        let names = ["hostPort", "containerPort", "protocol", "hostIP"];
+        d.object(
+            value,
+            at,
+            "PortMapEntry",
+            "main.PortMapEntry",
+            &names,
+            |d, name, v, at| match name {
+                "hostPort" => d.int(v, at, &mut mapping.host_port),
+                "containerPort" => d.int(v, at, &mut mapping.container_port),
+                "protocol" => d.string(v, at, &mut mapping.protocol),
+                _ => d.string(v, at, &mut mapping.host_ip),
+            },
+        );
+        into.push(mapping);
+    });
+}
+
+impl RawMapping {
+    /// # Fidelity
+    /// A port beyond 65535 and an unknown protocol are refused here; the real plugin leaves that to `iptables`.
+    fn check(&self) -> Result<PortMapping, String> {
+        let port = |what: &str, port: Option<i64>| {
+            let port = port.unwrap_or(0);
+            let number = u16::try_from(port).ok().filter(|port| *port != 0);
+            number.ok_or_else(|| format!("Invalid {what} port number: {port}"))
+        };
+        let container_port = port("container", self.container_port)?;
+        let host_port = port("host", self.host_port)?;
+        let protocol = match self.protocol.to_lowercase().as_str() {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            "sctp" => Protocol::Sctp,
+            other => return Err(format!("unknown protocol {other:?}")),
+        };
+        Ok(PortMapping {
+            host_port,
+            container_port,
+            protocol,
+            host_ip: self.host_ip.parse().ok(),
+        })
+    }
+}
+
+fn add(call: &Call<'_>, config: &Config, machine: &mut dyn Machine) -> Result<Value, PluginError> {
+    let chained = || PluginError::internal("must be called as chained plugin");
+    let previous = config.previous.as_ref().ok_or_else(chained)?;
+    let addresses = config
+        .addresses
+        .iter()
+        .filter(|_| !config.mappings.is_empty());
+    for address in addresses {
+        let family = Family::of_net(*address);
+        if family == Family::V4 && config.snat != Snat::Never {
+            route_localnet(address.addr(), machine);
+        }
+        let wanted = config.forwarding(call, family);
+        let edit = forward(&nat_table(machine, family), *address, &wanted);
+        machine
+            .edit_nat(family, edit)
+            .map_err(|e| PluginError::internal(format!("unable to setup DNAT: {e}")))?;
+    }
+    config.net.print(previous)
+}
+
+/// Lets packets from 127.0.0.0/8 out of the device that leads to the container.
+fn route_localnet(container: IpAddr, machine: &mut dyn Machine) {
+    let found = machine.netns(At::Node).and_then(|node| {
+        let dev = node.fib.lookup(container)?.dev?;
+        Some(Arc::clone(&node.device(dev)?.name))
+    });
+    if let Some(dev) = found {
+        let name = format!("net.ipv4.conf.{dev}.route_localnet");
+        set_sysctl(machine, At::Node, &name, 1);
+    }
+}
+
+fn delete(call: &Call<'_>, config: &Config, machine: &mut dyn Machine) {
+    let chain = chain_name(&config.net.name, call.container_id);
+    for family in Family::ALL {
+        let table = nat_table(machine, family);
+        if !table.chains.is_empty() {
+            // Whatever led to the chain is gone with it.
+            let _ = machine.edit_nat(family, unforward(&table, &chain));
+        }
+    }
+}
+
+fn check(call: &Call<'_>, config: &Config, machine: &dyn Machine) -> Result<(), String> {
+    if config.previous.is_none() {
+        return Err("Required prevResult missing".to_owned());
+    }
+    let addresses = config
+        .addresses
+        .iter()
+        .filter(|_| !config.mappings.is_empty());
+    for address in addresses {
+        let family = Family::of_net(*address);
+        let wanted = config.forwarding(call, family);
+        let name = match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        chain_as_made(*address, &wanted, family, machine)
+            .map_err(|e| format!("could not check {name} dnat: {e}"))?;
+    }
+    Ok(())
+}
+
+fn chain_as_made(
+    address: IpNet,
+    wanted: &Forwarding<'_>,
+    family: Family,
+    machine: &dyn Machine,
+) -> Result<(), String> {
+    let table = nat_table(machine, family);
+    let own = chain_name(wanted.network, wanted.container_id);
+    let missing = || format!("chain {own} not found in iptables table nat");
+    let chain = table.chains.get(&own).ok_or_else(missing)?;
+    let mut rules = wanted.mappings.iter();
+    let complete = rules.all(|mapping| {
+        let rules = container_rules(address, mapping, wanted);
+        rules.iter().all(|rule| chain.rules.contains(rule))
+    });
+    if !complete {
+        return Err(format!("rules in chain {own} not found in table nat"));
+    }
+    let entered = table.chains.get(DNAT);
+    let entered = |rule| entered.is_some_and(|chain| chain.rules.contains(rule));
+    if !entries(&own, wanted).iter().all(entered) {
+        return Err(format!("rules in chain {DNAT} not found in table nat"));
+    }
+    Ok(())
+}

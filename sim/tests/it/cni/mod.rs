@@ -1,0 +1,5 @@
+//! Recorded cases of CNI plugins, replayed (`oracle/cni`).
+
+pub(crate) mod shell;
+pub(crate) mod state;
+pub(crate) mod world;

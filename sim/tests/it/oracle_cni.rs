@@ -2,7 +2,8 @@
 //!
 //! A case all of whose plugins can be called here is replayed: its namespaces are made by its setup, every recorded call is
 //! made again in order with the recorded environment and configuration (and the results that came out here before), and
-//! after each capture every namespace is compared section by section, and the plugins' files.
+//! after each capture every namespace is compared section by section, and the plugins' files. The probes of its flows are sent through
+//! the simulation.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,8 +19,8 @@ use podwire_models::control::cni::plugin::{Answer, Plugin};
 use podwire_models::kernel::netfilter::chain::{Table, TableRules};
 use serde_json::Value;
 
-use crate::cni::state;
 use crate::cni::world::{World, same};
+use crate::cni::{flows, state};
 use crate::handbook;
 
 /// What came of one case.
@@ -28,6 +29,7 @@ struct Tally {
     calls: usize,
     sections: usize,
     files: usize,
+    probes: usize,
     differences: Vec<String>,
 }
 
@@ -175,6 +177,9 @@ impl<'a> Replay<'a> {
                 self.world.shell(&text("ns"), &text("command"));
             }
             let answers = results.get(&n).map(|result| self.calls(&step, result));
+            if step["op"] == "FLOWS" {
+                self.flows(&step);
+            }
             let captured = states.get(&n);
             if captured.is_some() || step["state"] == "unchanged" {
                 self.world.name_macs();
@@ -230,6 +235,31 @@ impl<'a> Replay<'a> {
                 .extend(previous.map(|result| (attachment, result)));
         }
         answers
+    }
+
+    /// Sends the probes of a step again.
+    fn flows(&mut self, step: &Value) {
+        let n = &step["n"];
+        let text = fs::read_to_string(self.dir.join("flows.jsonl")).unwrap();
+        let all = text.lines().map(|l| serde_json::from_str(l).unwrap());
+        let probes: Vec<Value> = all.filter(|p: &Value| p["step"] == *n).collect();
+        let seen = flows::run(&self.world, step, &probes);
+        for (probe, here) in probes.iter().zip(&seen) {
+            self.tally.probes += 1;
+            if let Some(wrong) = flows::difference(probe, here) {
+                let what = format!(
+                    "{} {} -> {}:{} {}{}",
+                    probe["kind"],
+                    probe["src"],
+                    probe["dst"],
+                    probe["port"],
+                    probe["opts"],
+                    probe["note"]
+                );
+                let text = format!("step {n}, probe {} ({what}): {wrong}", probe["i"]);
+                self.tally.differences.push(text);
+            }
+        }
     }
 
     fn compare(&mut self, n: u64, recorded: &Value, answer: Option<Answer>) {
@@ -332,10 +362,10 @@ fn plugins_answer_as_the_real_ones_and_leave_the_same_state() {
         return;
     };
     let mut differences = Vec::new();
-    let (mut cases, mut calls, mut sections, mut files) = (0, 0, 0, 0);
+    let (mut cases, mut calls, mut sections, mut files, mut probes) = (0, 0, 0, 0, 0);
     println!(
-        "{:24} {:>6} {:>9} {:>6}",
-        "case", "calls", "sections", "files"
+        "{:24} {:>6} {:>9} {:>6} {:>7}",
+        "case", "calls", "sections", "files", "probes"
     );
     let only = std::env::vars().find(|(name, _)| name == "PODWIRE_CNI_CASE");
     let all = entries(&root);
@@ -351,10 +381,11 @@ fn plugins_answer_as_the_real_ones_and_leave_the_same_state() {
         }
         let tally = Replay::new(dir, case).run();
         println!(
-            "{name:24} {:>6} {:>9} {:>6}{}",
+            "{name:24} {:>6} {:>9} {:>6} {:>7}{}",
             tally.calls,
             tally.sections,
             tally.files,
+            tally.probes,
             if tally.differences.is_empty() {
                 ""
             } else {
@@ -365,6 +396,7 @@ fn plugins_answer_as_the_real_ones_and_leave_the_same_state() {
         calls += tally.calls;
         sections += tally.sections;
         files += tally.files;
+        probes += tally.probes;
         differences.extend(
             tally
                 .differences
@@ -372,10 +404,13 @@ fn plugins_answer_as_the_real_ones_and_leave_the_same_state() {
                 .map(|d| format!("{name}, {d}")),
         );
     }
-    println!("{:24} {calls:>6} {sections:>9} {files:>6}", "in all");
+    println!(
+        "{:24} {calls:>6} {sections:>9} {files:>6} {probes:>7}",
+        "in all"
+    );
     assert!(differences.is_empty(), "{}", differences.join("\n"));
     assert!(
-        calls > 0 && sections > 0 && files > 0,
+        calls > 0 && sections > 0 && files > 0 && probes > 0,
         "nothing of {} could be replayed",
         root.display()
     );
@@ -385,6 +420,7 @@ fn plugins_answer_as_the_real_ones_and_leave_the_same_state() {
             "{cases} cases, {calls} calls, {sections} sections of states, {files} states of the files"
         ),
     );
+    crate::referee::checked("cni-flows", &format!("{probes} probes"));
 }
 
 /// The rules of one node: the `nat` tables of both families.

@@ -97,6 +97,12 @@ pub(crate) const PARTS: &[Part] = &[
         "sim/tests/it/oracle_cni.rs",
     ),
     part(
+        "cni-flows",
+        "flows through what these plugins made, and through Flannel's and kindnet's clusters of three nodes: result, who answered, source, TTLs, path MTU, ICMP errors, hops",
+        "Linux, containernetworking/plugins 1.9.1",
+        "sim/tests/it/oracle_cni.rs",
+    ),
+    part(
         "portmap-rules",
         "plugin `portmap`, iptables back end, also between other plugins: its rules",
         "containernetworking/plugins 1.9.1",

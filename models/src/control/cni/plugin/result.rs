@@ -362,7 +362,9 @@ impl Route {
             .map_or_else(|| "<nil>".to_owned(), |gw| gw.to_string());
         format!(
             "{{Dst:{} GW:{gw} MTU:{} AdvMSS:{} Priority:{} Table:{} Scope:{}}}",
-            go_net(self.dst, self.mapped_mask),
+            go_net(self.dst, self.mapped_mask)
+                .replacen('{', "{IP:", 1)
+                .replacen(' ', " Mask:", 1),
             self.mtu,
             self.advmss,
             self.priority,

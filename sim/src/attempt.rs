@@ -76,6 +76,8 @@ pub struct Request {
     pub family: Option<Family>,
     /// What the client wants of its socket.
     pub socket: SocketOptions,
+    /// Bytes of the request; as many as its protocol usually has if not given.
+    pub bytes: Option<u32>,
 }
 
 impl Request {
@@ -86,10 +88,8 @@ impl Request {
             l4,
             timeout,
             family: None,
-            socket: SocketOptions {
-                source_port: None,
-                ttl: None,
-            },
+            socket: SocketOptions::DEFAULT,
+            bytes: None,
         }
     }
 }
@@ -200,7 +200,11 @@ impl Lab {
                 ..PingSettings::default()
             }),
         };
-        Ok(Probe::new(host, attempt).with(request.socket))
+        let probe = Probe::new(host, attempt).with(request.socket);
+        Ok(match request.bytes {
+            Some(bytes) => probe.carrying(bytes),
+            None => probe,
+        })
     }
 
     fn resolve(

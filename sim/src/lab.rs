@@ -17,6 +17,7 @@ use podwire_models::control::policy::agent::NodeAgent;
 use podwire_models::control::proxy::{
     Flags, NodeView, ServiceView, Version, cleanup, health, iptables,
 };
+use podwire_models::control::readiness;
 use podwire_models::kernel::netfilter::agent::Agent;
 use podwire_models::wire::{Code, L4};
 
@@ -265,6 +266,12 @@ impl Lab {
         }
     }
 
+    /// Whether somebody listens on a TCP port of a pod's address; in a cluster that is not in motion, whether one of its
+    /// containers declares so.
+    pub fn listens(&self, pod: &Pod, port: u16) -> bool {
+        answers(&self.machines, pod, port) || readiness::declares(&pod.spec, port)
+    }
+
     fn is_name_server(&self, pod: &Pod) -> bool {
         let mut services = self.objects.services.values();
         let kube_dns = services.find(|service| {
@@ -346,6 +353,15 @@ impl Lab {
             .values()
             .find(|service| service.cluster_ips().contains(&ip))
     }
+}
+
+/// Whether a socket of a pod takes connections to a TCP port of its address.
+pub fn answers(machines: &Machines, pod: &Pod, port: u16) -> bool {
+    let netns = machines.netns_of(pod);
+    let netns = netns.and_then(|id| machines.cluster.netns(id));
+    let sockets = netns.into_iter().flat_map(|n| n.sockets.listening());
+    let mut here = sockets.filter(|(l4, _, listening)| (*l4, *listening) == (L4::Tcp, port));
+    here.any(|(_, address, _)| address.is_none_or(|address| pod.pod_ips.contains(&address)))
 }
 
 fn refused(error: InstallError) -> Shortfall {

@@ -18,7 +18,7 @@ use podwire_models::kernel::socket::SocketId;
 use podwire_models::kernel::{Cx, Effect, KernelTimer, Netns};
 use podwire_models::wire::{
     Action as StepAction, Code, Decider, DeciderKind, FlowKey, Frame, L4, NetnsId, NoRecorder,
-    PacketId, Place, Recorder, Stage, Step,
+    Packet, PacketId, Place, Recorder, Stage, Step,
 };
 
 use crate::engine::queue::{Handle, Queue};
@@ -536,17 +536,8 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
                 self.register(id, netns, L4::Tcp, local, remote);
             }
             Action::Close { l4, local, remote } => self.close(netns, l4, local, remote),
-            Action::Send(mut packet) => {
-                self.next_packet += 1;
-                packet.id = PacketId(self.next_packet);
-                let port = packet.ports().map_or(0, |(_, dport)| dport);
-                let remote = (packet.dst, port);
-                let sent = self.in_netns(netns, |netns, cx| netns.send(packet, cx));
-                if let Some(Err(errno)) = sent {
-                    self.inbox
-                        .push_back((id, AppEvent::SendFailed { remote, errno }));
-                }
-            }
+            Action::Send(packet) => self.send(id, netns, packet, false),
+            Action::SendWhole(packet) => self.send(id, netns, packet, true),
             Action::Dropped { packet: _, code } => {
                 let place = Place {
                     netns: Some(netns),
@@ -571,6 +562,24 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
                 }
             }
             Action::Done(outcome) => self.done(id, netns, *outcome),
+        }
+    }
+
+    fn send(&mut self, id: AppId, netns: NetnsId, mut packet: Box<Packet>, whole: bool) {
+        self.next_packet += 1;
+        packet.id = PacketId(self.next_packet);
+        let port = packet.ports().map_or(0, |(_, dport)| dport);
+        let remote = (packet.dst, port);
+        let sent = self.in_netns(netns, |netns, cx| {
+            if whole {
+                netns.send_whole(packet, cx)
+            } else {
+                netns.send(packet, cx)
+            }
+        });
+        if let Some(Err(errno)) = sent {
+            self.inbox
+                .push_back((id, AppEvent::SendFailed { remote, errno }));
         }
     }
 

@@ -1,5 +1,5 @@
 //! Kubernetes objects as desired state: one kind per file, only the fields that a packet can notice.
-//! Reading order: the store, then node, namespace, pod, workload, service, slices, policy, ingress.
+//! Reading order: the store, then node, namespace, pod, probe, workload, service, slices, policy, ingress.
 //! Leaves out: everything without network meaning (volumes, images' content, RBAC …). The manifest
 //! reader lists what was left out of a given input.
 
@@ -15,6 +15,7 @@ pub mod namespace;
 pub mod network_policy;
 pub mod node;
 pub mod pod;
+pub mod probe;
 pub mod service;
 pub mod workload;
 

@@ -1,10 +1,12 @@
 //! Pods: `v1` Pod.
-//! Leaves out: volumes, resources, security contexts, probes (their result is `ready`), affinity.
+//! Leaves out: volumes, resources, security contexts, startup and liveness probes, affinity.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::node::{Taint, TaintEffect};
+use super::probe::Probe;
 use crate::base::{Labels, ObjectKey, ObjectName, OriginId, Protocol};
 
 /// One pod: what was asked for, and what its status says.
@@ -153,7 +155,7 @@ impl PodSpec {
 }
 
 /// One container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Container {
     /// Its name.
     pub name: Arc<str>,
@@ -169,8 +171,30 @@ pub struct Container {
     pub env: Vec<(Arc<str>, Arc<str>)>,
     /// Whether it is an init container that keeps running (`restartPolicy: Always`).
     pub sidecar: bool,
+    /// What the kubelet asks before it calls the container ready.
+    pub readiness: Option<Probe>,
     /// Where it was written.
     pub origin: OriginId,
+}
+
+impl fmt::Debug for Container {
+    /// As derived, without what is not there: the names of a Deployment's pods are a hash of this text, and those of
+    /// templates without probes are to stay as they were before there were any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Container");
+        debug
+            .field("name", &self.name)
+            .field("image", &self.image)
+            .field("ports", &self.ports)
+            .field("command", &self.command)
+            .field("args", &self.args)
+            .field("env", &self.env)
+            .field("sidecar", &self.sidecar);
+        if let Some(probe) = &self.readiness {
+            debug.field("readiness", probe);
+        }
+        debug.field("origin", &self.origin).finish()
+    }
 }
 
 /// A port a container says it listens on.

@@ -110,6 +110,9 @@ impl PodTemplate {
             for port in &mut container.ports {
                 port.origin = OriginId::NONE;
             }
+            if let Some(probe) = &mut container.readiness {
+                probe.origin = OriginId::NONE;
+            }
         }
         Self {
             spec: Arc::new(spec),

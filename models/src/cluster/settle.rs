@@ -18,7 +18,7 @@ use crate::base::{
     Family, FxIndexMap, Labels, ObjectKey, ObjectName, OriginId, Protocol, Selector,
 };
 use crate::control::ipam::{HostLocal, NodeCidrs, ServiceIps};
-use crate::control::{scheduler, workloads};
+use crate::control::{readiness, scheduler, workloads};
 use crate::wire::Code;
 
 /// Something the control plane could not do.
@@ -452,7 +452,19 @@ pub fn settle_pod(
             pod.ready = Some(false);
         } else {
             pod.phase = Phase::Running;
-            pod.ready = Some(pod.ready.unwrap_or(true));
+            let failing = readiness::failing(&spec, |port| readiness::declares(&spec, port));
+            pod.ready = Some(pod.ready.unwrap_or_else(|| failing.is_none()));
+            if pod.ready == Some(false)
+                && let Some(failing) = failing
+                && let Some(ip) = pod.pod_ips.first()
+            {
+                shortfalls.push(Shortfall {
+                    code: Code::PodUnready,
+                    object,
+                    says: format!("Unhealthy: {}", failing.says(*ip)),
+                    origin: failing.probe.origin,
+                });
+            }
         }
     }
     note_port_conflicts(key, &spec, origin, shortfalls);

@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Dice, Errno, FxIndexMap, Time};
+use crate::base::{Dice, Errno, Family, FxIndexMap, Time};
 use crate::wire::{DevIndex, Frame, NetnsId, Packet, PacketId, Place, Recorder, Stage, Step};
 
 use conntrack::Conntrack;
@@ -182,6 +182,10 @@ pub struct Skb {
     pub phys_out: Option<DevIndex>,
     /// Next hop, once routed: the gateway or the destination itself.
     pub next_hop: Option<IpAddr>,
+    /// Whether it may be cut although DF is set: its own socket does not insist (`ignore_df`).
+    pub ignore_df: bool,
+    /// The largest of the pieces it came in, if it was put together here (`frag_max_size`).
+    pub largest_piece: Option<u32>,
 }
 
 impl Skb {
@@ -197,7 +201,23 @@ impl Skb {
             phys_in: None,
             phys_out: None,
             next_hop: None,
+            ignore_df: false,
+            largest_piece: None,
         }
+    }
+
+    /// Whether the packet is too long for `mtu` and must not be cut (`ip_exceeds_mtu`, `ip6_pkt_too_big`). Only hosts
+    /// cut IPv6 packets, and whoever puts them together to look inside.
+    pub fn exceeds(&self, mtu: u32) -> bool {
+        let whole = match self.packet.family() {
+            Family::V4 => self.packet.df,
+            Family::V6 => true,
+        };
+        let cut_before = self.largest_piece.is_some();
+        self.packet.len() > mtu
+            && whole
+            && (self.largest_piece.is_some_and(|piece| piece > mtu)
+                || !(self.ignore_df || cut_before))
     }
 }
 

@@ -23,6 +23,14 @@ pub const fn ip_header(family: Family) -> u32 {
     }
 }
 
+/// Returns the size of the extension header of a fragment; IPv4 has room for it in every header.
+pub const fn fragment_header(family: Family) -> u32 {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 8,
+    }
+}
+
 /// Returns what VXLAN adds to an inner IP packet, seen by the underlay's IP layer (50 over IPv4, 70 over IPv6).
 pub const fn vxlan_overhead(underlay: Family) -> u32 {
     ETHERNET + VXLAN + UDP + ip_header(underlay)
@@ -70,7 +78,7 @@ impl Packet {
     #[inline]
     pub fn len(&self) -> u32 {
         let body = match self.fragment {
-            Some(fragment) => fragment.len,
+            Some(fragment) => fragment.len + fragment_header(self.family()),
             None => self.transport.header_len() + self.payload.len(),
         };
         ip_header(self.family()) + body

@@ -162,7 +162,9 @@ const METADATA: Table = &[
 ];
 
 const PLACEMENT: &str = "the scheduler looks at node names, node selectors, taints, host ports and the number of pods only";
-const PROBE: &str = "the kubelet sends no probes: a pod is ready as soon as it runs";
+const PROBE: &str = "nothing is restarted, and nothing waits for a start";
+const PATH: &str = "who listens answers every path well";
+const COMMAND: &str = "commands in containers are not run: they succeed";
 
 const CONTAINER: Table = &[
     ("args", Modelled),
@@ -184,7 +186,41 @@ const CONTAINER: Table = &[
             ("protocol", Modelled),
         ]),
     ),
-    ("readinessProbe", Gap(PROBE)),
+    (
+        "readinessProbe",
+        Fields(&[
+            ("exec", Gap(COMMAND)),
+            ("failureThreshold", Modelled),
+            (
+                "grpc",
+                Fields(&[
+                    ("mode", NoMeaning),
+                    ("port", Modelled),
+                    ("service", NoMeaning),
+                ]),
+            ),
+            (
+                "httpGet",
+                Fields(&[
+                    ("host", Modelled),
+                    ("httpHeaders", NoMeaning),
+                    ("path", GapUnless(&["/"], PATH)),
+                    ("port", Modelled),
+                    ("protocol", NoMeaning),
+                    ("scheme", NoMeaning),
+                ]),
+            ),
+            ("initialDelaySeconds", Modelled),
+            ("periodSeconds", Modelled),
+            ("successThreshold", Modelled),
+            (
+                "tcpSocket",
+                Fields(&[("host", Modelled), ("port", Modelled)]),
+            ),
+            ("terminationGracePeriodSeconds", NoMeaning),
+            ("timeoutSeconds", Modelled),
+        ]),
+    ),
     ("resizePolicy", NoMeaning),
     ("resources", NoMeaning),
     ("restartPolicy", Modelled),
@@ -233,7 +269,10 @@ const POD_SPEC: Table = &[
     ("preemptionPolicy", NoMeaning),
     ("priority", NoMeaning),
     ("priorityClassName", NoMeaning),
-    ("readinessGates", Gap("a pod is ready as soon as it runs")),
+    (
+        "readinessGates",
+        Gap("a pod is ready when its containers are"),
+    ),
     ("resourceClaims", NoMeaning),
     ("resources", NoMeaning),
     ("restartPolicy", Modelled),

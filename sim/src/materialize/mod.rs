@@ -9,7 +9,8 @@
 //! # Fidelity
 //! Delays, rates, losses and firewalls of wires are left out: a veth pair is fast and perfect. Nothing runs in the
 //! namespaces; servers are the reader's business. `nf_conntrack_max` belongs to the whole machine and stays as it
-//! is. ICMP redirects are switched off, as the simulator has none, and IPv6 addresses are used at once.
+//! is. ICMP redirects are switched off, as the simulator has none, and IPv6 addresses are used at once. Devices have link-local
+//! addresses, which the simulator leaves out: without one Linux asks for no neighbour on behalf of others.
 
 mod names;
 
@@ -105,7 +106,7 @@ fn first_settings() -> Vec<(String, String)> {
         for name in ["send_redirects", "accept_redirects"] {
             settings.push((format!("net.ipv4.conf.{dev}.{name}"), "0".to_owned()));
         }
-        for (name, value) in [("accept_dad", 0), ("accept_ra", 0), ("addr_gen_mode", 1)] {
+        for (name, value) in [("accept_dad", 0), ("accept_ra", 0)] {
             let setting = format!("net.ipv6.conf.{dev}.{name}");
             settings.push((setting, value.to_string()));
         }

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use podwire_models::api::{
     ClusterIp, Kind, Node, Object, ObjectRef, Pod, Service, Workload, WorkloadKind,
 };
 use podwire_models::base::{Dice, Namespace, ObjectKey};
 use podwire_models::cluster::settle;
-use podwire_models::control::rollout;
+use podwire_models::control::{readiness, rollout};
 use podwire_models::wire::Action;
 
 use super::run::{Run, Task};
@@ -216,7 +217,7 @@ impl<D: Dice> Run<'_, D> {
     }
 
     /// Lets the controllers that own a pod look again.
-    fn wake_owners(&mut self, pod: &Pod) {
+    pub(super) fn wake_owners(&mut self, pod: &Pod) {
         let workloads = self.lab.objects.workloads.values();
         let owners = workloads.filter(|w| w.owner.is_none() && rollout::owns(w, pod));
         let ids: Vec<WorkloadId> = owners.map(|w| (w.kind, w.key.clone())).collect();
@@ -266,7 +267,13 @@ impl<D: Dice> Run<'_, D> {
         self.changed(what);
         self.attach(key);
         self.serve_listeners(key);
-        self.ready(key, true);
+        let spec = self.lab.objects.pods.get(key).map(|pod| &pod.spec);
+        let asked = spec.map_or(Duration::ZERO, |spec| readiness::first_ready(spec));
+        if asked.is_zero() {
+            self.ready(key, true);
+        } else {
+            self.plan_after(asked, Task::Ready(key.clone(), true));
+        }
         if let Some(pod) = self.lab.objects.pods.get(key).cloned() {
             self.wake_owners(&pod);
         }

@@ -775,6 +775,7 @@ impl Resolver<'_> {
             socket: SocketOptions {
                 source_port: probe.source_port,
                 ttl: probe.ttl,
+                ..SocketOptions::DEFAULT
             },
             ..Request::new((*probe.to).clone(), l4, timeout)
         };

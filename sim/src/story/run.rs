@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::base::{Dice, ObjectKey, Ratio, Time};
+use podwire_models::control::readiness;
 use podwire_models::kernel::Netns;
 use podwire_models::wire::{Action, Code, L4, NetnsId, PacketId, Place, Stage, Step};
 
@@ -19,7 +20,7 @@ use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC, ZONE_SYNC};
 use crate::engine::dice::Seeded;
 use crate::fault::{Fault, Undo};
 use crate::flat::flat_network;
-use crate::lab::Lab;
+use crate::lab::{Lab, answers};
 use crate::program::Program;
 use crate::reach::Reachability;
 use crate::scenario::address::Thing;
@@ -253,8 +254,9 @@ impl<D: Dice> Run<'_, D> {
 
     /// Plans everything that is to happen.
     pub(super) fn set_out(&mut self) {
-        self.shortfalls();
         self.serve_more();
+        self.ask_again();
+        self.shortfalls();
         self.count_endpoints();
         // What is looked at at a moment is looked at before anything is done then.
         self.plan_looks();
@@ -406,7 +408,13 @@ impl<D: Dice> Run<'_, D> {
             Task::Do(Doing::Tool { on, text, tool }) => self.tool(&on, text, tool),
             Task::Do(Doing::Begin { id, fault, lasts }) => self.begin(id, fault, lasts),
             Task::End(id) => self.end(&id),
-            Task::Ready(pod, ready) => self.ready(&pod, ready),
+            Task::Ready(pod, ready) => {
+                self.ready(&pod, ready);
+                // Whoever rolls out may have waited for it.
+                if let Some(pod) = self.lab.objects.pods.get(&pod).filter(|_| ready).cloned() {
+                    self.wake_owners(&pod);
+                }
+            }
             Task::Do(Doing::Write { what, changes }) => {
                 self.check_flat();
                 self.write(what, changes);
@@ -821,7 +829,13 @@ impl<D: Dice> Run<'_, D> {
     fn react(&mut self, fault: &Fault, ended: bool) {
         match fault {
             Fault::PodKill { pod } => {
-                let after = if ended { POD_START } else { PLEG_RELIST };
+                let spec = self.lab.objects.pods.get(pod).map(|pod| &pod.spec);
+                let asked = spec.map_or(Duration::ZERO, |spec| readiness::first_ready(spec));
+                let after = if ended {
+                    POD_START + asked
+                } else {
+                    PLEG_RELIST
+                };
                 self.plan_after(after, Task::Ready(pod.clone(), ended));
             }
             Fault::NodeDown { node } => {
@@ -838,6 +852,15 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
+    /// What the kubelet's event says of a pod whose readiness probe fails.
+    fn unhealthy(&self, key: &ObjectKey) -> Option<String> {
+        let pod = self.lab.objects.pods.get(key)?;
+        let machines = &self.simulation.machines;
+        let failing = readiness::failing(&pod.spec, |port| answers(machines, pod, port))?;
+        let says = failing.says(*pod.pod_ips.first()?);
+        Some(format!("Pod/{key}: Unhealthy: {says}"))
+    }
+
     /// Whether something keeps a pod from answering.
     fn is_gone(&self, key: &ObjectKey) -> bool {
         let netns = self.lab.objects.pods.get(key).and_then(|pod| {
@@ -847,10 +870,44 @@ impl<D: Dice> Run<'_, D> {
         netns.is_none_or(|netns| self.simulation.machines.cluster.is_off(netns))
     }
 
+    /// Pods whose readiness probes find listeners of the story are ready before it begins.
+    fn ask_again(&mut self) {
+        let machines = &self.simulation.machines;
+        let mut answered = Vec::new();
+        for shortfall in &self.lab.shortfalls {
+            let pods = self.lab.objects.pods.values();
+            let pod = pods.filter(|_| shortfall.code == Code::PodUnready);
+            let mut pod = pod.filter(|pod| shortfall.object == format!("Pod/{}", pod.key));
+            if let Some(pod) = pod.next()
+                && readiness::failing(&pod.spec, |port| answers(machines, pod, port)).is_none()
+            {
+                answered.push(pod.key.clone());
+            }
+        }
+        if answered.is_empty() {
+            return;
+        }
+        for key in answered {
+            let object = format!("Pod/{key}");
+            let shortfalls = &mut self.lab.shortfalls;
+            shortfalls.retain(|one| one.code != Code::PodUnready || one.object != object);
+            if let Some(pod) = self.lab.objects.pods.get_mut(&key) {
+                pod.ready = Some(true);
+            }
+        }
+        self.lab.refresh_slices();
+        self.lab.program(&mut self.simulation.machines);
+        self.lab.serve_health(&mut self.simulation);
+        self.names();
+    }
+
     pub(super) fn ready(&mut self, key: &ObjectKey, ready: bool) {
         // Whoever noticed notices too late: it is the other way round by now.
         if self.is_gone(key) == ready {
             return;
+        }
+        if ready && let Some(event) = self.unhealthy(key) {
+            return self.note(Action::Changed { what: event });
         }
         let Some(pod) = self.lab.objects.pods.get_mut(key) else {
             return;

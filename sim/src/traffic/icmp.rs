@@ -24,7 +24,7 @@ pub struct PingSettings {
     pub interval: Duration,
     /// Wait for each answer (`-W`).
     pub timeout: Duration,
-    /// Bytes after the ICMP header (`-s`).
+    /// Bytes after the ICMP header (`-s`). They are never cut (`-M do`).
     pub len: u32,
 }
 
@@ -162,7 +162,8 @@ impl Ping {
         };
         let payload = data(self.settings.len, Message::Opaque);
         let addresses = (local.0, self.remote);
-        cx.send(packet(cx.flow, addresses, Transport::Icmp(echo), payload));
+        let echo = packet(cx.flow, addresses, Transport::Icmp(echo), payload);
+        cx.act(Action::SendWhole(Box::new(echo)));
     }
 
     fn packet<D: Dice>(&mut self, packet: &Packet, cx: &mut Ctx<'_, D>) {

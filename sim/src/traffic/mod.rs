@@ -121,6 +121,8 @@ pub enum Action {
     },
     /// Send a packet. Its `id` is zero: whoever sends it numbers it.
     Send(Box<Packet>),
+    /// Send a packet of a socket that wants its datagrams whole (`IP_PMTUDISC_DO`).
+    SendWhole(Box<Packet>),
     /// A delivered packet went no further.
     Dropped {
         /// Which.

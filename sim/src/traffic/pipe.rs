@@ -142,7 +142,7 @@ impl<L: Machine, R: Machine, F: FnMut(usize, Side, &Packet) -> Fate> Pipe<L, R, 
                 };
                 self.schedule(Duration::ZERO, Happening::Event(side, opened));
             }
-            Action::Send(packet) => self.send(side, *packet),
+            Action::Send(packet) | Action::SendWhole(packet) => self.send(side, *packet),
             Action::SetTimer { after, token } => {
                 self.schedule(after, Happening::Timer(side, token));
             }

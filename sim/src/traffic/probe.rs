@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podwire_models::base::{Dice, Time};
+use podwire_models::base::{Dice, Errno, Time};
 
 use super::icmp::{Ping, PingSettings};
 use super::lookup::{Lookup, LookupSettings};
@@ -43,6 +43,18 @@ pub enum Attempt {
     Echo(PingSettings),
 }
 
+/// What a socket does about the MTU of its path (`IP_MTU_DISCOVER`, `IPV6_MTU_DISCOVER`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Discovery {
+    /// `IP_PMTUDISC_WANT`, Linux's default: DF is set on what fits the path, larger datagrams are cut into fragments.
+    #[default]
+    Want,
+    /// `IP_PMTUDISC_DO`: DF is always set; what does not fit the known path fails with EMSGSIZE.
+    Do,
+    /// `IP_PMTUDISC_DONT`: DF is never set, and nobody hears that something did not fit.
+    Dont,
+}
+
 /// What a client wants of its own socket; the kernel decides what is not given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions {
@@ -50,6 +62,17 @@ pub struct SocketOptions {
     pub source_port: Option<u16>,
     /// Time to live, or hop limit, of what it sends (`IP_TTL`, `IPV6_UNICAST_HOPS`).
     pub ttl: Option<u8>,
+    /// What it does about the MTU of its path.
+    pub discovery: Discovery,
+}
+
+impl SocketOptions {
+    /// Everything as the kernel decides.
+    pub const DEFAULT: Self = Self {
+        source_port: None,
+        ttl: None,
+        discovery: Discovery::Want,
+    };
 }
 
 #[derive(Clone, Debug)]
@@ -102,10 +125,7 @@ impl Probe {
         Self {
             host,
             attempt,
-            options: SocketOptions {
-                source_port: None,
-                ttl: None,
-            },
+            options: SocketOptions::DEFAULT,
             client: None,
             rest: Vec::new(),
             started: Time::ZERO,
@@ -133,22 +153,50 @@ impl Probe {
     }
 
     /// Sets the options of the client's socket in what the client wants done.
-    fn set_options(&self, action: &mut Action) {
+    fn with_options(&self, action: Action) -> Action {
         match (action, &self.client) {
-            (_, Some(Client::Lookup(_)) | None) => {}
-            (Action::Open { port, .. }, Some(_)) => *port = self.options.source_port,
-            (Action::Send(packet), Some(_)) => {
+            (action, Some(Client::Lookup(_)) | None) => action,
+            (
+                Action::Open {
+                    l4,
+                    remote,
+                    connected,
+                    ..
+                },
+                Some(_),
+            ) => Action::Open {
+                l4,
+                remote,
+                connected,
+                port: self.options.source_port,
+            },
+            (Action::SendWhole(mut packet), Some(_)) => {
                 packet.ttl = self.options.ttl.unwrap_or(packet.ttl);
+                Action::SendWhole(packet)
+            }
+            (Action::Send(mut packet), Some(_)) => {
+                packet.ttl = self.options.ttl.unwrap_or(packet.ttl);
+                match self.options.discovery {
+                    Discovery::Want => Action::Send(packet),
+                    Discovery::Do => {
+                        packet.df = true;
+                        Action::SendWhole(packet)
+                    }
+                    Discovery::Dont => {
+                        packet.df = false;
+                        Action::Send(packet)
+                    }
+                }
             }
             (
-                Action::Accept { .. }
+                action @ (Action::Accept { .. }
                 | Action::Close { .. }
                 | Action::Dropped { .. }
                 | Action::SetTimer { .. }
                 | Action::CancelTimer { .. }
-                | Action::Done(_),
+                | Action::Done(_)),
                 Some(_),
-            ) => {}
+            ) => action,
         }
     }
 
@@ -217,6 +265,16 @@ impl Probe {
         let Some(client) = &mut self.client else {
             return;
         };
+        let too_long = matches!(
+            event,
+            AppEvent::Error {
+                errno: Errno::EMSGSIZE,
+                ..
+            }
+        );
+        if too_long && self.options.discovery == Discovery::Dont {
+            return;
+        }
         let mut actions = Vec::new();
         let mut inner = Ctx {
             now: cx.now,
@@ -226,17 +284,17 @@ impl Probe {
         };
         client.handle(event, &mut inner);
         let mut done = None;
-        for mut action in actions {
-            self.set_options(&mut action);
-            match action {
+        for action in actions {
+            match self.with_options(action) {
                 Action::Done(outcome) => done = Some(*outcome),
-                Action::Open { .. }
+                action @ (Action::Open { .. }
                 | Action::Accept { .. }
                 | Action::Close { .. }
                 | Action::Send(_)
+                | Action::SendWhole(_)
                 | Action::Dropped { .. }
                 | Action::SetTimer { .. }
-                | Action::CancelTimer { .. } => cx.act(action),
+                | Action::CancelTimer { .. }) => cx.act(action),
             }
         }
         match done {

@@ -28,7 +28,7 @@ pub(super) fn datagram(
         dport: remote.1,
     };
     let mut packet = packet(flow, (local.0, remote.0), Transport::Udp(udp), payload);
-    packet.df = remote.0.is_ipv6() || packet.len() <= mtu;
+    packet.df = packet.len() <= mtu;
     packet
 }
 

@@ -7,6 +7,7 @@ use podwire_models::api::{
 };
 use podwire_models::base::label::Requirement;
 use podwire_models::base::{Labels, Namespace, OriginId, Protocol, Selector};
+use podwire_models::control::readiness;
 use podwire_models::wire::{Code, Head, L4, Transport};
 
 use super::{Case, Finding, World, evidence, maker, pod_spec};
@@ -335,6 +336,11 @@ fn unready(case: &Case<'_>, service: &Service, selected: &[&Pod]) -> Finding {
         return Finding::of(Code::SvcNoEndpoints, &reference(service), service.origin);
     };
     let (object, origin) = maker(pod, &case.world.objects);
+    if pending.is_none()
+        && let Some(finding) = unanswered(case, service, pod)
+    {
+        return finding;
+    }
     let name = format!("Pod/{}", pod.key);
     let shortfall = case
         .lab
@@ -369,6 +375,68 @@ fn unready(case: &Case<'_>, service: &Service, selected: &[&Pod]) -> Finding {
     finding
         .saying(says, code.page().fix.to_owned())
         .shown_by(format!("kubectl -n {namespace} describe pod {pod_name}"))
+}
+
+/// A readiness probe asks where nobody listens.
+fn unanswered(case: &Case<'_>, service: &Service, pod: &Pod) -> Option<Finding> {
+    let listens = |port| case.lab.listens(pod, port);
+    let failing = readiness::failing(&pod.spec, listens)?;
+    let (object, _) = maker(pod, &case.world.objects);
+    let (container, field) = (&failing.container.name, failing.probe.handler.field());
+    let asked = failing.probe.handler.port()?;
+    let own: Vec<String> = failing
+        .container
+        .ports
+        .iter()
+        .map(|p| match &p.name {
+            Some(name) => format!("{name} ({})", p.container_port),
+            None => p.container_port.to_string(),
+        })
+        .collect();
+    let event = pod.pod_ips.first().map(|ip| failing.says(*ip));
+    let says = format!(
+        "no pod behind {} is ready: readinessProbe.{field} of container {container} is {asked}, where nobody listens (its ports: {}); {}",
+        reference(service),
+        own.join(", "),
+        event.unwrap_or_default()
+    );
+    let finding = Finding::of(Code::PodUnready, &object, failing.probe.origin).shown_by(format!(
+        "kubectl -n {} describe pod {}",
+        pod.key.namespace, pod.key.name
+    ));
+    let tcp = |p: &&ContainerPort| p.protocol == Protocol::Tcp;
+    let Some(right) = failing.container.ports.iter().find(tcp) else {
+        let fix = "let the process listen there, or let the probe ask another port".to_owned();
+        return Some(finding.saying(says, fix));
+    };
+    let right = right.container_port;
+    let targeted = |p: &ServicePort| p.target_port == asked;
+    if let PortRef::Number(wanted) = asked
+        && service.ports.iter().any(targeted)
+    {
+        let says = format!(
+            "its containers declare port {right}; its own readinessProbe.{field} and {} ask for {wanted}",
+            reference(service)
+        );
+        let repaired = case.repair(|world| {
+            with_container_ports(world, &object, |p| {
+                if (p.container_port, p.protocol) == (right, Protocol::Tcp) {
+                    p.container_port = wanted;
+                }
+            });
+        });
+        let fix = format!("set containerPort to {wanted}");
+        return Some(finding.saying(says, fix).repaired(repaired));
+    }
+    let fix = format!("set readinessProbe.{field} to {right}");
+    let repaired = case.repair(|world| {
+        if let Some(spec) = pod_spec(world, &object) {
+            for container in &mut std::sync::Arc::make_mut(spec).containers {
+                container.readiness = None;
+            }
+        }
+    });
+    Some(finding.saying(says, fix).repaired(repaired))
 }
 
 /// There are endpoints, but the traffic policy only takes those of the own node.

@@ -72,7 +72,7 @@ fn set(words: &[&str]) -> BTreeSet<String> {
 
 const PROBES: [&str; 2] = [
     "Deployment.spec.template.spec.containers.livenessProbe",
-    "Deployment.spec.template.spec.containers.readinessProbe",
+    "Deployment.spec.template.spec.containers.readinessProbe.httpGet.path",
 ];
 
 #[test]

@@ -454,6 +454,7 @@ fn names_what_scenarios_are_about() {
             "by-name",
             "NetworkPolicy/default/only-web",
         ),
+        ("failures/06-readiness", "broken", "Pod/shop/order"),
         (
             "failures/10-or_instead_of_and",
             "control",

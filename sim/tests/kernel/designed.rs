@@ -2,7 +2,7 @@
 
 use podwire_models::control::cni::Cni;
 
-use super::cluster::{World, manifests, pod, service};
+use super::worlds::{Flow, Stack, World, manifests, pod, service};
 
 const A: &str = "node/node-a";
 const B: &str = "node/node-b";
@@ -255,7 +255,9 @@ pub(super) fn worlds() -> Vec<World> {
     let world = |(name, cni, changes): &Turned, from: &[&str], to: &[&str]| World {
         name: (*name).to_owned(),
         cni: *cni,
+        stack: Stack::V4,
         hairpin: true,
+        one_by_one: false,
         manifests: manifests(),
         changes: changes
             .iter()
@@ -269,7 +271,7 @@ pub(super) fn worlds() -> Vec<World> {
         // The router outside knows no way to pods of the bridge, and says so only a few times.
         world
             .flows
-            .retain(|(from, to)| from != "host/browser" || to.contains("node/"));
+            .retain(|flow| flow.from != "host/browser" || flow.to.contains("node/"));
         all.push(world);
     }
     let closed = ["pod/shop/b1:8099", "pod/shop/a2:8099", "pod/shop/b2:8080"];
@@ -293,19 +295,19 @@ pub(super) fn worlds() -> Vec<World> {
         let mut world = world(&turned, &from, &doors);
         world.manifests = ways_in();
         // Who is not translated leaves for the router, which tells a source only five times that there is no way.
-        world.flows.retain(|(_, to)| to.starts_with("tcp"));
+        world.flows.retain(|flow| flow.proto == "tcp");
         all.push(world);
     }
     all
 }
 
 /// Everybody of `from` to everybody of `to`, over both protocols.
-fn flows(from: &[&str], to: &[&str]) -> Vec<(String, String)> {
+fn flows(from: &[&str], to: &[&str]) -> Vec<Flow> {
     let mut all = Vec::new();
     for from in from {
         for to in to {
             for proto in ["tcp", "udp"] {
-                all.push(((*from).to_owned(), format!("{proto} {to}")));
+                all.push(Flow::new(from, proto, to));
             }
         }
     }

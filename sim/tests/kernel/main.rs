@@ -24,11 +24,14 @@ mod designed;
 mod fuzz;
 mod generate;
 mod literal;
+mod mtu;
 mod random_cluster;
 #[path = "../support/referee.rs"]
 mod referee;
 mod router;
 mod twin;
+mod twins6;
+mod worlds;
 
 /// Returns the value of an environment variable.
 fn variable(name: &str) -> Option<String> {

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 use podwire_models::base::hash::combine;
 use podwire_models::control::cni::Cni;
 
-use super::cluster::{World, compare_twice, pod, service};
+use super::cluster::{a_few_at_a_time, compare_twice};
+use super::worlds::{Flow, Stack, World, pod, service};
 
 /// Clusters of the short form.
 const FEW: u64 = 4;
@@ -90,7 +91,9 @@ fn draw(seed: u64) -> World {
     World {
         name: format!("seed {seed}, {}", cni.name()),
         cni,
+        stack: Stack::V4,
         hairpin: !draw.one_in(4),
+        one_by_one: false,
         manifests,
         changes: changes(&mut draw, nodes, cni),
         flows: flows(&mut draw, nodes, &servers, &targets),
@@ -217,12 +220,7 @@ fn a_rule(draw: &mut Draw) -> String {
     rule
 }
 
-fn flows(
-    draw: &mut Draw,
-    nodes: &[&str],
-    servers: &[Server],
-    ways: &[Way],
-) -> Vec<(String, String)> {
+fn flows(draw: &mut Draw, nodes: &[&str], servers: &[Server], ways: &[Way]) -> Vec<Flow> {
     let mut found = Vec::new();
     for _ in 0..FLOWS {
         let outside = draw.one_in(5);
@@ -251,7 +249,7 @@ fn flows(
             draw.of(&reachable).target.clone()
         };
         let protocol = if draw.one_in(2) { "tcp" } else { "udp" };
-        found.push((from, format!("{protocol} {target}")));
+        found.push(Flow::new(&from, protocol, &target));
     }
     found
 }
@@ -266,14 +264,18 @@ fn random_clusters() {
     let full = super::variable("PODWIRE_KERNEL_FULL").is_some();
     let usual = if full { MANY } else { FEW };
     let clusters = number("PODWIRE_KERNEL_CLUSTERS").unwrap_or(usual);
-    let (mut count, mut failures) = (0, String::new());
-    for seed in first..first + clusters {
-        let world = draw(seed);
-        let (flows, says) = compare_twice(&world, 1000 + usize::try_from(seed).unwrap());
-        count += flows;
+    let worlds: Vec<(u64, World)> = (first..first + clusters)
+        .map(|seed| (seed, draw(seed)))
+        .collect();
+    let answers = a_few_at_a_time(&worlds, |(seed, world)| {
+        compare_twice(world, 1000 + usize::try_from(*seed).unwrap())
+    });
+    let count: usize = answers.iter().map(|(flows, _)| flows).sum();
+    let mut failures = String::new();
+    for ((_, world), (_, says)) in worlds.iter().zip(&answers) {
         if !says.is_empty() {
             writeln!(failures, "{}, {:?}", world.name, world.changes).unwrap();
-            failures += &says;
+            failures += says;
         }
     }
     assert!(

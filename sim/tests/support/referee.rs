@@ -44,7 +44,7 @@ const fn unchecked(feature: &'static str, test: &'static str) -> Part {
 pub(crate) const PARTS: &[Part] = &[
     part(
         "designed",
-        "clusters of every plugin, and worlds in which one thing is turned: who answers, what source it sees, which errno; `ip route`, `ip neigh`, `iptables-save`, `sysctl`",
+        "clusters of every plugin with one family or two, worlds in which one thing is turned, and what does not fit: who answers, what source it sees, the time to live on arrival, which errno; `ip route`, `ip neigh`, `iptables-save`, `sysctl`",
         "Linux",
         "sim/tests/kernel/cluster.rs",
     ),

@@ -99,6 +99,11 @@ impl Netns {
         let mut skb = Skb::new(packet);
         skb.in_dev = Some(bridge);
         skb.phys_in = Some(port);
+        if skb.packet.fragment.is_some() && self.conntrack.is_some() {
+            let (whole, largest) = self.reassemble(&skb.packet, cx)?;
+            *skb.packet = whole;
+            skb.largest_piece = Some(largest);
+        }
         if self.filter(Hook::Prerouting, &mut skb, cx) != Filtered::Passes {
             return None;
         }
@@ -172,24 +177,17 @@ impl Netns {
             });
             return;
         }
-        let frame = match (crossed, frame) {
-            (Some(mut skb), Frame { src, dst, .. }) => {
-                skb.out_dev = Some(bridge);
-                skb.phys_out = Some(to);
-                if self.filter(Hook::Forward, &mut skb, cx) != Filtered::Passes
-                    || self.filter(Hook::Postrouting, &mut skb, cx) != Filtered::Passes
-                {
-                    return;
-                }
-                Frame {
-                    src,
-                    dst,
-                    body: Body::Ip(skb.packet),
-                }
-            }
-            (None, frame) => frame,
+        let Some(mut skb) = crossed else {
+            self.out_of_port(bridge, to, frame, cx);
+            return;
         };
-        self.out_of_port(bridge, to, frame, cx);
+        skb.out_dev = Some(bridge);
+        skb.phys_out = Some(to);
+        if self.filter(Hook::Forward, &mut skb, cx) == Filtered::Passes
+            && self.filter(Hook::Postrouting, &mut skb, cx) == Filtered::Passes
+        {
+            self.out_of_port_in_pieces(bridge, to, (frame.src, frame.dst), skb, cx);
+        }
     }
 
     fn fdb_lookup<D: Dice, R: Recorder>(
@@ -243,6 +241,38 @@ impl Netns {
         Ok(())
     }
 
+    /// `br_nf_dev_queue_xmit`: a packet that crossed the rules is cut where it is too long for its port and may be cut.
+    fn out_of_port_in_pieces<D: Dice, R: Recorder>(
+        &mut self,
+        bridge: DevIndex,
+        port: DevIndex,
+        (src, dst): (Mac, Mac),
+        skb: Skb,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let mtu = self.device(port).map_or(u32::MAX, |d| d.mtu);
+        let largest = mtu.min(skb.largest_piece.unwrap_or(u32::MAX));
+        // `br_nf_ip_fragment`; what is not cut is dropped as too long.
+        let never = skb.exceeds(mtu) || skb.largest_piece.is_some_and(|piece| piece > mtu);
+        let pieces = if skb.packet.len() <= largest {
+            vec![*skb.packet]
+        } else if never {
+            let frame = Frame {
+                src,
+                dst,
+                body: Body::Ip(skb.packet),
+            };
+            self.drop_frame(&frame, port, Stage::Bridge, Code::MtuExceeded, cx);
+            return;
+        } else {
+            self.pieces(&skb.packet, largest, Some(port), cx)
+        };
+        for packet in pieces {
+            let body = Body::Ip(Box::new(packet));
+            self.out_of_port(bridge, port, Frame { src, dst, body }, cx);
+        }
+    }
+
     fn out_of_port<D: Dice, R: Recorder>(
         &mut self,
         bridge: DevIndex,
@@ -267,11 +297,12 @@ impl Netns {
         }
     }
 
-    /// A bridge neither cuts packets nor tells anybody that they are too long (`is_skb_forwardable`).
+    /// A bridge does not tell anybody that a packet is too long (`is_skb_forwardable`).
     fn fits(&self, port: DevIndex, frame: &Frame) -> bool {
         let mtu = self.device(port).map_or(u32::MAX, |d| d.mtu);
         match &frame.body {
-            Body::Ip(packet) => packet.len() <= mtu,
+            // There is room for a VLAN tag that nobody has.
+            Body::Ip(packet) => packet.len() <= mtu.saturating_add(4),
             Body::Arp(_) => true,
         }
     }

@@ -398,6 +398,11 @@ impl Netns {
         let Some(socket) = socket else {
             return;
         };
+        // IPv4's route to an own address learns no path MTU, so TCP goes on as before.
+        let own = self.route_onward(about.dst).is_ok_and(|hop| hop.local);
+        if mtu.is_some() && own && tuple.l4 == L4::Tcp && about.dst.is_ipv4() {
+            return;
+        }
         let (errno, fatal) = kind.errno(Family::of(about.src));
         cx.effects.push(Effect::SocketError {
             socket,
@@ -413,12 +418,12 @@ impl Netns {
         (*until >= now).then_some(*mtu)
     }
 
-    /// Puts a packet together; returns it once all pieces are there.
+    /// Puts a packet together; returns it once all pieces are there, and how long the largest was.
     pub(super) fn reassemble<D: Dice, R: Recorder>(
         &mut self,
         piece: &Packet,
         cx: &mut Cx<'_, D, R>,
-    ) -> Option<Packet> {
+    ) -> Option<(Packet, u32)> {
         let fragment = piece.fragment?;
         let (src, dst, ident) = (piece.src, piece.dst, fragment.ident);
         let key = (src, dst, ident);
@@ -444,6 +449,10 @@ impl Netns {
             }
             return None;
         }
+        let pieces = partial.pieces.iter().map(|p| p.len);
+        let family = piece.family();
+        let headers = size::ip_header(family) + size::fragment_header(family);
+        let largest = headers + pieces.max().unwrap_or(0);
         self.icmp.fragments.swap_remove(&key);
         let whole = Packet {
             fragment: None,
@@ -452,7 +461,7 @@ impl Netns {
         cx.step(self.place(None, Stage::Receive), || {
             Step::about(&whole, Action::Reassembled)
         });
-        Some(whole)
+        Some((whole, largest))
     }
 
     /// Gives up on a packet of which a piece is missing (`ip_expire`).

@@ -10,6 +10,7 @@ use super::super::{Cx, Effect, Netns, Skb};
 use super::Filtered;
 use super::output::route_code;
 use crate::base::{Dice, Errno, Family};
+use crate::wire::size::ETHERNET;
 use crate::wire::{
     Action, Body, Code, Decider, DeciderKind, DevIndex, FiveTuple, Frame, Icmp, IcmpError, L4,
     Packet, Payload, Recorder, Sctp, SctpChunk, Stage, Step, Transport,
@@ -29,6 +30,13 @@ impl Netns {
         };
         if !device.up {
             self.drop_frame(&frame, dev, Stage::Receive, Code::DeviceDown, cx);
+            return;
+        }
+        // `____dev_forward_skb`: a pair's other end takes no more than its own MTU, with room for a VLAN tag.
+        if matches!(device.kind, DeviceKind::Veth)
+            && frame.len() > device.mtu.saturating_add(ETHERNET + 4)
+        {
+            self.drop_frame(&frame, dev, Stage::Receive, Code::MtuExceeded, cx);
             return;
         }
         device.stats.rx_packets += 1;
@@ -71,7 +79,10 @@ impl Netns {
     pub(super) fn receive_ip<D: Dice, R: Recorder>(&mut self, mut skb: Skb, cx: &mut Cx<'_, D, R>) {
         if skb.packet.fragment.is_some() && self.conntrack.is_some() {
             match self.reassemble(&skb.packet, cx) {
-                Some(whole) => *skb.packet = whole,
+                Some((whole, largest)) => {
+                    *skb.packet = whole;
+                    skb.largest_piece = Some(largest);
+                }
                 None => return,
             }
         }
@@ -299,7 +310,10 @@ impl Netns {
     fn deliver<D: Dice, R: Recorder>(&mut self, mut skb: Skb, cx: &mut Cx<'_, D, R>) {
         if skb.packet.fragment.is_some() {
             match self.reassemble(&skb.packet, cx) {
-                Some(whole) => *skb.packet = whole,
+                Some((whole, largest)) => {
+                    *skb.packet = whole;
+                    skb.largest_piece = Some(largest);
+                }
                 None => return,
             }
         }

@@ -7,7 +7,7 @@ use super::super::netfilter::chain::{AddrType, Hook};
 use super::super::{Cx, Effect, Netns, Skb};
 use super::Filtered;
 use crate::base::{Dice, Errno, Mac};
-use crate::wire::size::ip_header;
+use crate::wire::size::{fragment_header, ip_header};
 use crate::wire::{
     Action, Body, Code, Decider, DeciderKind, DevIndex, Fragment, Frame, Head, IcmpError, Packet,
     Recorder, Stage, Step, Transport,
@@ -29,6 +29,23 @@ impl Netns {
         cx: &mut Cx<'_, D, R>,
     ) -> Result<(), Errno> {
         let mut packet: Box<Packet> = packet.into();
+        if packet.ttl == 0 {
+            packet.ttl = self.sysctls.default_ttl(packet.family());
+        }
+        let mut skb = Skb::new(packet);
+        skb.ignore_df = !matches!(skb.packet.transport, Transport::Tcp(_));
+        self.send_skb(skb, cx)
+    }
+
+    /// As [`Netns::send`], of a socket that wants its datagrams whole (`IP_PMTUDISC_DO`).
+    ///
+    /// # Errors
+    /// As [`Netns::send`]; EMSGSIZE also where a datagram is translated to somebody behind a smaller MTU.
+    pub fn send_whole<D: Dice, R: Recorder>(
+        &mut self,
+        mut packet: Box<Packet>,
+        cx: &mut Cx<'_, D, R>,
+    ) -> Result<(), Errno> {
         if packet.ttl == 0 {
             packet.ttl = self.sysctls.default_ttl(packet.family());
         }
@@ -55,7 +72,7 @@ impl Netns {
         let mtu = hop
             .mtu
             .min(self.path_mtu_cached(dst, cx.now).unwrap_or(u32::MAX));
-        if skb.packet.df && skb.packet.len() > mtu {
+        if skb.packet.df && !skb.ignore_df && skb.packet.len() > mtu {
             let by = Some(Decider::new(DeciderKind::Kernel, format!("path MTU {mtu}")));
             return Err(self.fail(&skb.packet, Code::MtuExceeded, Errno::EMSGSIZE, by, cx));
         }
@@ -148,7 +165,7 @@ impl Netns {
             self.icmp_error(&skb, kind, cx);
             return;
         }
-        if skb.packet.df && skb.packet.len() > mtu {
+        if skb.exceeds(mtu) {
             self.too_big(&skb, mtu, Stage::Forward, cx);
             return;
         }
@@ -185,46 +202,75 @@ impl Netns {
         if filtered != Filtered::Passes {
             return filtered;
         }
+        if skb.exceeds(mtu) {
+            self.too_big(&skb, mtu, Stage::Transmit, cx);
+            return Filtered::Passes;
+        }
+        // What came in pieces leaves in pieces no larger.
+        let mtu = mtu.min(skb.largest_piece.unwrap_or(u32::MAX));
         if skb.packet.len() <= mtu {
             self.neighbour_output(skb, cx);
-        } else if skb.packet.df {
-            self.too_big(&skb, mtu, Stage::Transmit, cx);
         } else {
             self.fragment(skb, mtu, cx);
         }
         Filtered::Passes
     }
 
-    /// `ip_fragment`: pieces of a multiple of eight bytes each.
+    /// `ip_fragment`, and every piece goes its way.
     fn fragment<D: Dice, R: Recorder>(&mut self, skb: Skb, mtu: u32, cx: &mut Cx<'_, D, R>) {
-        let header = ip_header(skb.packet.family());
-        let (start, total, ident, more) = match skb.packet.fragment {
+        for packet in self.pieces(&skb.packet, mtu, skb.out_dev, cx) {
+            let mut piece = skb.clone();
+            *piece.packet = packet;
+            self.neighbour_output(piece, cx);
+        }
+    }
+
+    /// Cuts a packet: all pieces but the last are a multiple of eight bytes long.
+    pub(super) fn pieces<D: Dice, R: Recorder>(
+        &mut self,
+        packet: &Packet,
+        mtu: u32,
+        out: Option<DevIndex>,
+        cx: &mut Cx<'_, D, R>,
+    ) -> Vec<Packet> {
+        let family = packet.family();
+        let (start, total, ident, more) = match packet.fragment {
             Some(f) => (f.offset, f.len, f.ident, f.more),
-            None => (0, skb.packet.len() - header, self.icmp.next_ident(), false),
+            None => (
+                0,
+                packet.len() - ip_header(family),
+                self.icmp.next_ident(),
+                false,
+            ),
         };
-        let room = (mtu.saturating_sub(header) / 8 * 8).max(8);
-        cx.step(self.place(skb.out_dev, Stage::Transmit), || {
+        let headers = ip_header(family) + fragment_header(family);
+        let room = (mtu.saturating_sub(headers) / 8 * 8).max(8);
+        cx.step(self.place(out, Stage::Transmit), || {
             Step::about(
-                &skb.packet,
+                packet,
                 Action::Fragmented {
                     pieces: total.div_ceil(room),
                     mtu,
                 },
             )
         });
+        let mut pieces = Vec::new();
         let mut done = 0;
         while done < total {
             let len = room.min(total - done);
-            let mut piece = skb.clone();
-            piece.packet.fragment = Some(Fragment {
-                ident,
-                offset: start + done,
-                len,
-                more: more || done + len < total,
+            pieces.push(Packet {
+                df: false,
+                fragment: Some(Fragment {
+                    ident,
+                    offset: start + done,
+                    len,
+                    more: more || done + len < total,
+                }),
+                ..packet.clone()
             });
             done += len;
-            self.neighbour_output(piece, cx);
         }
+        pieces
     }
 
     /// The next hop's hardware address, and out.

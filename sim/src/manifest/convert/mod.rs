@@ -17,6 +17,7 @@ mod endpoint_slice;
 mod network_policy;
 mod node;
 mod pod;
+mod probe;
 mod service;
 mod sysctl;
 mod workload;

@@ -16,7 +16,7 @@ use super::super::reader::{
 use super::super::tree::Node;
 use super::Meta;
 use super::node::EFFECTS;
-use super::sysctl;
+use super::{probe, sysctl};
 use crate::problem::ProblemCode;
 
 const PHASES: &[(&str, Phase)] = &[
@@ -206,6 +206,7 @@ fn containers(
             args: texts(node.get("args")),
             env: env(node.get("env")),
             sidecar: text(node.get("restartPolicy")).as_deref() == Some("Always"),
+            readiness: probe::read(reader, node.get("readinessProbe")),
             origin: reader.origin(node),
         });
     }

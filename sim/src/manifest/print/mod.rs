@@ -2,7 +2,7 @@
 //! in. `kubectl get -o yaml` of the settled cluster.
 //!
 //! # Fidelity
-//! What no packet can notice was not kept, so it is not written: images' digests, resources, volumes, probes. Moments
+//! What no packet can notice was not kept, so it is not written: images' digests, resources, volumes, liveness probes. Moments
 //! are not known either: `deletionTimestamp` is the beginning of the Unix epoch.
 
 use podwire_models::api::{EndpointSlice, NetworkPolicy, Node, OwnerRef, Pod, Service};

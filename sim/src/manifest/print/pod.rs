@@ -1,7 +1,8 @@
 //! Pods.
 
+use podwire_models::api::probe::{Handler, Probe};
 use podwire_models::api::{
-    Container, ContainerPort, DnsPolicy, Phase, Pod, PodSpec, RestartPolicy, Toleration,
+    Container, ContainerPort, DnsPolicy, Phase, Pod, PodSpec, PortRef, RestartPolicy, Toleration,
 };
 use podwire_models::base::ObjectName;
 use serde_json::{Value, json};
@@ -116,6 +117,43 @@ fn container(container: &Container) -> Value {
         "env": env,
         "ports": container.ports.iter().map(port).collect::<Vec<Value>>(),
         "restartPolicy": container.sidecar.then_some("Always"),
+        "readinessProbe": container.readiness.as_ref().map(probe),
+    })
+}
+
+fn probe(probe: &Probe) -> Value {
+    let number = |port: &PortRef| match port {
+        PortRef::Number(number) => json!(number),
+        PortRef::Name(name) => json!(&**name),
+    };
+    let (field, handler) = match &probe.handler {
+        Handler::HttpGet {
+            port,
+            path,
+            host,
+            scheme,
+        } => (
+            "httpGet",
+            json!({ "port": number(port), "path": &**path, "host": host.as_deref(), "scheme": scheme.as_deref() }),
+        ),
+        Handler::TcpSocket { port, host } => (
+            "tcpSocket",
+            json!({ "port": number(port), "host": host.as_deref() }),
+        ),
+        Handler::Grpc { port } => ("grpc", json!({ "port": port })),
+        Handler::Exec { command } => {
+            let words: Vec<&str> = command.iter().map(|word| &**word).collect();
+            ("exec", json!({ "command": words }))
+        }
+    };
+    let other = |value: u32, usual: u32| (value != usual).then_some(value);
+    json!({
+        field: handler,
+        "initialDelaySeconds": other(probe.initial_delay, Probe::INITIAL_DELAY),
+        "periodSeconds": other(probe.period, Probe::PERIOD),
+        "timeoutSeconds": other(probe.timeout, Probe::TIMEOUT),
+        "successThreshold": other(probe.success_threshold, Probe::SUCCESS_THRESHOLD),
+        "failureThreshold": other(probe.failure_threshold, Probe::FAILURE_THRESHOLD),
     })
 }
 

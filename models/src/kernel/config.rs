@@ -463,6 +463,7 @@ impl fmt::Display for NewRoute {
 const fn scope_words(scope: Scope) -> &'static str {
     match scope {
         Scope::Global => "",
+        Scope::Site => " scope site",
         Scope::Link => " scope link",
         Scope::Host => " scope host",
     }

@@ -546,6 +546,17 @@ impl Netns {
                 .map_or_else(|| "".into(), |d| Arc::clone(&d.name));
             return Err(ConfigError::NetworkDown(name));
         }
+        if let Some(gateway @ IpAddr::V4(_)) = new.gateway.filter(|_| !new.onlink) {
+            match new.scope {
+                Scope::Global | Scope::Site => {}
+                // The gateway would have to be of a narrower scope than the link it is on.
+                Scope::Link => return Err(ConfigError::InvalidGateway(gateway)),
+                Scope::Host => {
+                    let text = "Route with host scope can not have a gateway.";
+                    return Err(ConfigError::Invalid(text.to_owned()));
+                }
+            }
+        }
         let dev = match (new.gateway, dev) {
             (Some(gateway), wanted) if !new.onlink => Some(self.link_of_gateway(gateway, wanted)?),
             (_, dev) => dev,

@@ -113,6 +113,8 @@ pub enum Scope {
     /// `global`.
     #[default]
     Global,
+    /// `site`.
+    Site,
     /// `link`.
     Link,
     /// `host`.

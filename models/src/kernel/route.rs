@@ -676,6 +676,7 @@ impl fmt::Display for RouteText<'_> {
         }
         match r.scope {
             Scope::Global => {}
+            Scope::Site => f.write_str(" scope site")?,
             Scope::Link => f.write_str(" scope link")?,
             Scope::Host => f.write_str(" scope host")?,
         }

@@ -153,6 +153,7 @@ fn lladdr(state: &NeighbourState) -> String {
 fn addr_text(device: &Device, addr: &IfAddr) -> String {
     let scope = match addr.scope {
         Scope::Global => "global",
+        Scope::Site => "site",
         Scope::Link => "link",
         Scope::Host => "host",
     };

@@ -294,6 +294,7 @@ fn address(device: &Device, net: IpNet, scope: Scope) -> String {
     };
     let scope = match scope {
         Scope::Global => "",
+        Scope::Site => " scope site",
         Scope::Link => " scope link",
         Scope::Host => " scope host",
     };

@@ -92,7 +92,7 @@ pub(crate) const PARTS: &[Part] = &[
     ),
     part(
         "cni-calls",
-        "CNI plugins `bridge`, `ptp`, `host-local`, `portmap` (iptables), `loopback` as programs: results, errors, files, and the state they leave: devices, addresses, routes, rules, bridge ports, permanent forwarding entries, iptables, settings",
+        "CNI plugins `bridge`, `ptp`, `host-local`, `static`, `portmap` (iptables), `loopback` as programs: results, errors, files, and the state they leave: devices, addresses, routes, rules, bridge ports, permanent forwarding entries, iptables, settings",
         "containernetworking/plugins 1.9.1",
         "sim/tests/it/oracle_cni.rs",
     ),

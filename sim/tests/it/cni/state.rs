@@ -591,6 +591,7 @@ impl<'a> State<'a> {
 const fn scope(scope: Scope) -> &'static str {
     match scope {
         Scope::Global => "global",
+        Scope::Site => "site",
         Scope::Link => "link",
         Scope::Host => "host",
     }

@@ -76,7 +76,7 @@ impl Labels {
 
 impl World {
     /// Makes the namespaces of a case and carries out its setup.
-    pub(crate) fn new(case: &Value) -> Self {
+    pub(crate) fn new(case: &Value) -> Result<Self, String> {
         let mut world = Self {
             cluster: Cluster::default(),
             hosts: BTreeMap::new(),
@@ -97,13 +97,13 @@ impl World {
         if case["topology"] != "single" {
             let lan = world.add("lan");
             for command in ["ip link add br0 type bridge", "ip link set br0 up"] {
-                shell::run(&mut world.cluster, lan, command);
+                shell::run(&mut world.cluster, lan, command)?;
             }
         }
         for step in case["setup"].as_array().unwrap() {
-            world.shell(step[0].as_str().unwrap(), step[1].as_str().unwrap());
+            world.shell(step[0].as_str().unwrap(), step[1].as_str().unwrap())?;
         }
-        world
+        Ok(world)
     }
 
     fn add(&mut self, name: &str) -> NetnsId {
@@ -119,12 +119,13 @@ impl World {
     }
 
     /// Carries out a command of the setup or of a SHELL step; `-` is the harness's own word.
-    pub(crate) fn shell(&mut self, ns: &str, line: &str) {
+    pub(crate) fn shell(&mut self, ns: &str, line: &str) -> Result<(), String> {
         if ns == "-" {
-            return self.cable(line);
+            self.cable(line);
+            return Ok(());
         }
         let line = self.labels.show(line);
-        shell::run(&mut self.cluster, self.ids[ns], &line);
+        shell::run(&mut self.cluster, self.ids[ns], &line)
     }
 
     /// `veth pair A/x <-> B/y`, and perhaps `, B/y is a port of the L2 bridge B/br0 …`.

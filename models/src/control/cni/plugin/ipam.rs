@@ -143,6 +143,7 @@ fn add_route(
         src: None,
         metric: u32::try_from(route.priority).unwrap_or(0),
         scope: match route.scope {
+            Some(200) => Scope::Site,
             Some(253) => Scope::Link,
             Some(254) => Scope::Host,
             Some(_) | None => Scope::Global,

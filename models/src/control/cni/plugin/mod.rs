@@ -24,6 +24,7 @@ pub mod host_local;
 mod loopback;
 pub mod portmap;
 mod ptp;
+mod static_ipam;
 
 use std::collections::BTreeMap;
 
@@ -46,16 +47,19 @@ pub enum Plugin {
     Portmap,
     /// A veth pair with a route.
     Ptp,
+    /// Addresses from the configuration.
+    Static,
 }
 
 impl Plugin {
     /// All plugins.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Bridge,
         Self::HostLocal,
         Self::Loopback,
         Self::Portmap,
         Self::Ptp,
+        Self::Static,
     ];
 
     /// Returns the name of the program.
@@ -66,6 +70,7 @@ impl Plugin {
             Self::Loopback => "loopback",
             Self::Portmap => "portmap",
             Self::Ptp => "ptp",
+            Self::Static => "static",
         }
     }
 
@@ -82,6 +87,7 @@ impl Plugin {
             Self::Loopback => loopback::run(verb, call, machine),
             Self::Portmap => portmap::program::run(verb, call, machine),
             Self::Ptp => ptp::run(verb, call, machine),
+            Self::Static => static_ipam::run(verb, call),
         })
     }
 }

@@ -126,7 +126,7 @@ impl Config {
         if vlan > 0 && config.vlan_trunk {
             return Err("cannot set vlan and vlanTrunk at the same time".to_owned());
         }
-        let from_env = env_args::string(call.args, "MAC")?;
+        let from_env = env_args::parse(call.args, "MAC", |mac| Ok(mac.to_owned()))?;
         let asked = [macs.runtime, macs.args, from_env.unwrap_or_default()];
         config.mac = asked
             .into_iter()

@@ -31,6 +31,8 @@ pub trait Witness: Recorder {
     fn begin(&mut self, now: Time, cause: Option<u64>);
     /// The latest step, which is the cause of what is scheduled now.
     fn cause(&self) -> Option<u64>;
+    /// A frame leaves one end of a wire at a time, and comes to the other.
+    fn frame(&mut self, _from: (WireEnd, Time), _to: (WireEnd, Time), _frame: &Frame) {}
 }
 
 impl Witness for NoRecorder {
@@ -441,6 +443,9 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             self.machines
                 .cluster
                 .carry(from, &frame, self.now, &mut self.dice, &mut self.recorder);
+        if let Carried::Arrives { at, when } = carried {
+            self.recorder.frame((from, self.now), (at, when), &frame);
+        }
         match carried {
             Carried::Arrives { at, when } if when <= self.now => Some((at, frame)),
             Carried::Arrives { at, when } => {

@@ -337,7 +337,20 @@ pub(crate) fn decode_packet(bytes: &[u8]) -> Option<Packet> {
         packet.tos = (be16(bytes, 0)? >> 4) as u8;
         packet.ttl = *bytes.get(7)?;
         let end = (40 + usize::from(be16(bytes, 4)?)).min(bytes.len());
-        (*bytes.get(6)?, bytes.get(40..end)?)
+        let (next, body) = (*bytes.get(6)?, bytes.get(40..end)?);
+        if next == 44 {
+            let place = be16(body, 2)?;
+            let (next, body) = (*body.first()?, body.get(8..)?);
+            packet.fragment = Some(Fragment {
+                ident: be32(bytes, 44)?,
+                offset: u32::from(place & 0xfff8),
+                len: body.len() as u32,
+                more: place & 1 != 0,
+            });
+            (next, body)
+        } else {
+            (next, body)
+        }
     } else {
         let addr = |at: usize| -> Option<IpAddr> {
             let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;

@@ -157,6 +157,7 @@ fn compare(world: &World, number: usize) -> (usize, String) {
         "servers": servers(&lab, family, &prefix),
         "flows": Value::Array(flows),
         "one_by_one": world.one_by_one,
+        "pause": 0,
         "namespaces": all,
     }));
     drop(built);

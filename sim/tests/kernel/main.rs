@@ -18,6 +18,7 @@
 )]
 
 mod bytes;
+mod capture;
 mod cases;
 mod cluster;
 mod designed;
@@ -65,6 +66,7 @@ fn missing() -> Vec<String> {
         "bridge",
         "sysctl",
         "conntrack",
+        "tcpdump",
         "python3",
         "iptables-legacy-restore",
         "ip6tables-legacy-restore",

@@ -2,9 +2,9 @@
 """Servers and clients in the namespaces of a materialised cluster.
 
 Reads one JSON value: {"servers": [{"ns", "proto", "family", "port", "name"}], "flows": [{"ns", "proto", "ip", "port",
-"wait", "bytes", "discovery"}], "one_by_one", "namespaces": ["ns"]}; prints one: a list with {"result", "errno",
-"server", "seen", "ttl"} for each flow, in order. All flows run at once, or each after the other with the known path MTUs
-forgotten before it. A request says how long it is. A server answers with its name, the source it saw and the time to
+"wait", "bytes", "discovery", "from_port"}], "one_by_one", "pause", "namespaces": ["ns"]}; prints one: a list with
+{"began", "result", "errno", "server", "seen", "ttl"} for each flow, in order. All flows run at once, or each after the
+other with a pause between, and the known path MTUs forgotten in the namespaces before it. A request says how long it is. A server answers with its name, the source it saw and the time to
 live of what arrived, and closes after its client.
 """
 import ctypes
@@ -115,13 +115,16 @@ def attempt(flow):
     kind = socket.SOCK_STREAM if flow["proto"] == "tcp" else socket.SOCK_DGRAM
     s = inside(flow["ns"], lambda: socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind))
     s.setsockopt(*((IPV6, IPV6_MTU_DISCOVER) if v6 else (IP, IP_MTU_DISCOVER)), flow["discovery"])
+    if "from_port" in flow:
+        s.bind(("", flow["from_port"]))
+    began = time.time_ns() // 1000
     until = time.monotonic() + flow["wait"]
     size = flow["bytes"] or USUAL[flow["proto"]]
 
     def wait():
         s.settimeout(max(until - time.monotonic(), 0.001))
 
-    nothing = {"errno": None, "server": None, "seen": None, "ttl": None}
+    nothing = {"began": began, "errno": None, "server": None, "seen": None, "ttl": None}
     try:
         wait()
         s.connect((flow["ip"], flow["port"]))
@@ -135,7 +138,7 @@ def attempt(flow):
                 return {**nothing, "result": "error", "errno": "reset"}
             got += more
         name, seen, ttl = json.loads(got)
-        return {"result": "connected", "errno": None, "server": name, "seen": seen, "ttl": ttl}
+        return {**nothing, "result": "connected", "server": name, "seen": seen, "ttl": ttl}
     except socket.timeout:
         return {**nothing, "result": "timeout"}
     except OSError as error:
@@ -159,6 +162,7 @@ def main():
                 for family in ("-4", "-6"):
                     subprocess.run(["ip", "-n", name, family, "route", "flush", "cache"], check=True)
             one(n)
+            time.sleep(world["pause"])
         json.dump(results, sys.stdout)
         return
 

@@ -49,6 +49,12 @@ pub(crate) const PARTS: &[Part] = &[
         "sim/tests/kernel/cluster.rs",
     ),
     part(
+        "captures",
+        "the same flows, packet by packet on the devices they cross, and `conntrack -L` afterwards",
+        "Linux",
+        "sim/tests/kernel/capture.rs",
+    ),
+    part(
         "random-clusters",
         "random clusters: Services of all sorts, settings, rules",
         "Linux",

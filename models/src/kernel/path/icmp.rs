@@ -9,8 +9,9 @@ use super::super::socket::Found;
 use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
 use crate::base::{Dice, Family, FxIndexMap, Time};
 use crate::wire::{
-    Action, Code, Decider, DeciderKind, DevIndex, Fragment, Head, Icmp, IcmpError, L4, Packet,
-    Payload, Quoted, Recorder, Sctp, SctpChunk, Stage, Step, Tcp, TcpFlags, Transport, size,
+    Action, Code, Data, Decider, DeciderKind, DevIndex, Fragment, Head, Icmp, IcmpError, L4,
+    Message, Packet, Payload, Quoted, Recorder, Sctp, SctpChunk, Stage, Step, Tcp, TcpFlags,
+    Transport, size,
 };
 
 /// How long a learned path MTU is believed (`net.ipv4.route.mtu_expires`).
@@ -42,6 +43,16 @@ struct Partial {
 struct Bucket {
     tokens: Duration,
     last: Time,
+}
+
+/// What an error quotes beyond the headers it is counted with.
+fn quote(packet: &Packet) -> Payload {
+    let len = size::quoted(packet.family(), packet.len()).saturating_sub(size::QUOTED_HEADERS);
+    if len == 0 {
+        return Payload::Empty;
+    }
+    let message = Message::Opaque;
+    Payload::Data(Data { len, message })
 }
 
 impl IcmpState {
@@ -137,7 +148,7 @@ impl Netns {
                 kind,
                 about: packet.quoted(),
             }),
-            payload: Payload::Empty,
+            payload: quote(packet),
         };
         self.answer(&skb.packet, answer, Some(skb), cx);
     }

@@ -56,11 +56,13 @@ fn settle_nodes(objects: &mut Objects, site: &Site, wanted: u32, shortfalls: &mu
     if objects.nodes.is_empty() {
         for n in 0..wanted {
             if let Ok(name) = node_name(n).parse::<ObjectName>() {
-                let mut node = Node::new(name.clone());
-                label_node(&mut node);
+                let node = Node::new(name.clone());
                 objects.nodes.insert(name, node);
             }
         }
+    }
+    for node in objects.nodes.values_mut() {
+        label_node(node);
     }
     for range in &site.pod_cidrs {
         let mut cidrs = NodeCidrs::with_default_mask(*range);
@@ -109,14 +111,18 @@ fn settle_nodes(objects: &mut Objects, site: &Site, wanted: u32, shortfalls: &mu
     }
 }
 
-/// The labels kubelet gives its node.
+/// The labels kubelet gives its node, where the input does not have them.
 fn label_node(node: &mut Node) {
     let name = node.name.to_string();
-    node.labels.insert("kubernetes.io/hostname", name.as_str());
+    let mut label = |key: &str, value: &str| {
+        if node.labels.get(key).is_none() {
+            node.labels.insert(key, value);
+        }
+    };
+    label("kubernetes.io/hostname", &name);
     for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
-        node.labels.insert(format!("{prefix}/os").as_str(), "linux");
-        node.labels
-            .insert(format!("{prefix}/arch").as_str(), "amd64");
+        label(&format!("{prefix}/os"), "linux");
+        label(&format!("{prefix}/arch"), "amd64");
     }
 }
 

@@ -48,6 +48,28 @@ pub fn uses(given: &Objects, key: &str, value: &str, aside: &[&ObjectRef]) -> us
     found
 }
 
+/// Whether anything of the input has a label with this key or asks for one, those named aside.
+pub fn knows_key(given: &Objects, key: &str, aside: &[&ObjectRef]) -> bool {
+    let counts = |of: &ObjectRef| !aside.contains(&of);
+    let asks = |selector: &Selector| {
+        selector.match_labels.get(key).is_some()
+            || selector
+                .match_expressions
+                .iter()
+                .any(|one| one.key() == key)
+    };
+    let services = given.services.values();
+    let mut services =
+        services.filter(|one| counts(&ObjectRef::namespaced(Kind::Service, &one.key)));
+    let workloads = given.workloads.values();
+    let mut workloads = workloads.filter(|one| counts(&reference(one)));
+    let pods = given.pods.values();
+    let mut pods = pods.filter(|one| counts(&ObjectRef::namespaced(Kind::Pod, &one.key)));
+    services.any(|one| one.selector.as_ref().is_some_and(asks))
+        || workloads.any(|one| one.template.labels.get(key).is_some())
+        || pods.any(|one| one.labels.get(key).is_some())
+}
+
 fn mentions(expression: &podwire_models::base::label::Expression, value: &str) -> bool {
     use podwire_models::base::label::Expression;
     match expression {

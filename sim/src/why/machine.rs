@@ -5,7 +5,7 @@ use podwire_models::base::{Family, OriginId};
 use podwire_models::kernel::link::{Device, DeviceKind};
 use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId, Transport};
 
-use super::{Case, Finding, maker, size};
+use super::{Case, Finding, maker, size, way};
 use crate::attempt::stale_translation;
 use crate::trace::record::Record;
 
@@ -214,9 +214,20 @@ pub(super) fn at<'a>(case: &Case<'a>, record: &'a Record, code: Code) -> Finding
             (object, origin) = (Some(pod), maker_origin);
         }
     }
+    let astray = matches!(
+        code,
+        Code::RouteNone
+            | Code::RouteBlackhole
+            | Code::RouteUnreachable
+            | Code::NeighUnresolved
+            | Code::TtlExceeded
+    );
+    let wrong_way =
+        || way::unrouted(case, record, code).or_else(|| way::untranslated(case, record, code));
     let special = gone(case, record, code)
         .or_else(|| bridged_past(case, code))
-        .or_else(|| size::too_large(case, record));
+        .or_else(|| size::too_large(case, record))
+        .or_else(|| if astray { wrong_way() } else { None });
     if let Some(finding) = special {
         return finding;
     }

@@ -7,7 +7,7 @@
 //! first one first.
 //!
 //! Reading order: this file (the loop, and what is known of an attempt), [`service`] (selectors, ports, readiness),
-//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `size` (what is too large for a link), [`evidence`].
+//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `size` (what is too large for a link), `way` (routes and rules that are missing), [`evidence`].
 //!
 //! # Fidelity
 //! Intentions are guessed: of two values that ought to be equal, the one that fewer other objects use is taken to be
@@ -35,6 +35,7 @@ pub mod name;
 pub mod policy;
 pub mod service;
 mod size;
+mod way;
 
 /// Something that stands in the way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -226,7 +227,7 @@ impl<'a> Case<'a> {
     /// Finds the first cause.
     fn find(&self) -> Finding {
         let code = self.attempted.code;
-        if let Some(finding) = service::shadows(self) {
+        if let Some(finding) = service::shadows(self).or_else(|| way::shared_range(self)) {
             return finding;
         }
         if service::missing_port(self).is_some()
@@ -406,7 +407,7 @@ fn kubectl(object: &str, code: Code) -> Option<String> {
             _ => format!("ssh {namespace} sysctl {name}"),
         });
     }
-    if matches!(kind, "Link" | "Fault" | "Cluster") {
+    if matches!(kind, "Link" | "Fault" | "Cluster" | "Route") {
         return None;
     }
     let no_endpoints = matches!(code, Code::SvcNoEndpoints | Code::SvcNoLocalEndpoints);

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use podwire_models::api::{
-    ContainerPort, Kind, ObjectRef, Objects, Pod, PortRef, Service, ServicePort, TrafficPolicy,
+    ContainerPort, Kind, ObjectRef, Objects, Pod, PodSpec, PortRef, Service, ServicePort,
+    TrafficPolicy,
 };
 use podwire_models::base::label::Requirement;
-use podwire_models::base::{Labels, Namespace, OriginId, Protocol, Selector};
+use podwire_models::base::{Labels, Namespace, ObjectKey, OriginId, Protocol, Selector};
 use podwire_models::control::readiness;
 use podwire_models::wire::{Code, Head, L4, Transport};
 
@@ -103,6 +104,7 @@ struct Group<'a> {
     object: ObjectRef,
     origin: OriginId,
     labels: &'a Labels,
+    spec: &'a PodSpec,
     replicas: u32,
 }
 
@@ -114,6 +116,7 @@ fn groups(given: &Objects) -> impl Iterator<Item = Group<'_>> {
             object: evidence::reference(workload),
             origin: workload.origin,
             labels: &workload.template.labels,
+            spec: &workload.template.spec,
             replicas: workload.replicas,
         });
     let pods = given.pods.values();
@@ -121,6 +124,7 @@ fn groups(given: &Objects) -> impl Iterator<Item = Group<'_>> {
         object: ObjectRef::namespaced(Kind::Pod, &pod.key),
         origin: pod.origin,
         labels: &pod.labels,
+        spec: &pod.spec,
         replicas: 1,
     });
     workloads.chain(pods)
@@ -154,7 +158,7 @@ fn unselected(case: &Case<'_>, service: &Service, selector: &Selector) -> Findin
     }
     let near = groups(given)
         .filter(here)
-        .filter_map(|group| nearness(service, selector, &group).map(|rank| (rank, group)))
+        .filter_map(|group| nearness(given, service, selector, &group).map(|rank| (rank, group)))
         .min_by(|(a, left), (b, right)| a.cmp(b).then_with(|| left.object.cmp(&right.object)));
     let Some((_, group)) = near else {
         let says =
@@ -169,15 +173,16 @@ fn unselected(case: &Case<'_>, service: &Service, selector: &Selector) -> Findin
 
 /// How far a group of pods is from what a selector asks for; nothing if it cannot have been meant.
 fn nearness(
+    given: &Objects,
     service: &Service,
     selector: &Selector,
     group: &Group<'_>,
-) -> Option<(usize, usize, bool)> {
+) -> Option<(bool, usize, usize, bool)> {
     let failed: Vec<Requirement> = selector.failed(group.labels).collect();
     let all = selector.match_labels.iter().count() + selector.match_expressions.len();
     let same_name = group.object.name == service.key.name;
     let mut unlike = 0;
-    let mut alike = failed.len() < all || same_name;
+    let mut alike = failed.len() < all || same_name || only_listener(given, service, group);
     for requirement in &failed {
         let Requirement::Is(key, wanted) = requirement else {
             continue;
@@ -190,7 +195,40 @@ fn nearness(
         unlike += distance;
         alike |= distance * 2 <= wanted.len().max(found.len());
     }
-    alike.then_some((failed.len(), unlike, !same_name))
+    let taken = selected(given, group, &service.key);
+    alike.then_some((taken, failed.len(), unlike, !same_name))
+}
+
+/// Whether a group alone of its namespace listens on the target ports of a Service, and no other Service selects it.
+fn only_listener(given: &Objects, service: &Service, group: &Group<'_>) -> bool {
+    let listens = |spec: &PodSpec| {
+        service.ports.iter().all(|wanted| {
+            spec.ports().any(|p| {
+                let target = match &wanted.target_port {
+                    PortRef::Number(number) => p.container_port == *number,
+                    PortRef::Name(name) => p.name.as_ref() == Some(name),
+                };
+                target && p.protocol == wanted.protocol
+            })
+        })
+    };
+    let others = groups(given).filter(|other| {
+        other.object.namespace == group.object.namespace && other.object != group.object
+    });
+    !selected(given, group, &service.key)
+        && listens(group.spec)
+        && !others.into_iter().any(|other| listens(other.spec))
+}
+
+/// Whether another Service of its namespace selects a group.
+fn selected(given: &Objects, group: &Group<'_>, but: &ObjectKey) -> bool {
+    let mut services = given.services.values();
+    services.any(|other| {
+        let selector = other.selector.as_ref();
+        other.key != *but
+            && Some(&other.key.namespace) == group.object.namespace.as_ref()
+            && selector.is_some_and(|selector| selector.matches(group.labels))
+    })
 }
 
 /// Selector and labels nearly agree: one of the two is the mistake.
@@ -207,7 +245,10 @@ fn mismatch(case: &Case<'_>, service: &Service, selector: &Selector, group: &Gro
         match requirement {
             Requirement::Is(_, value) => {
                 write!(wanted_text, "{comma}{key}={value}").expect("a String takes everything");
-                wanted_uses += evidence::uses(given, key, value, &aside);
+                // A key that nobody else uses is no evidence, whatever is called like its value.
+                if group.labels.get(key).is_some() || evidence::knows_key(given, key, &aside) {
+                    wanted_uses += evidence::uses(given, key, value, &aside);
+                }
             }
             Requirement::Other(expression) => {
                 write!(wanted_text, "{comma}{expression}").expect("a String takes everything");
@@ -249,6 +290,9 @@ fn mismatch(case: &Case<'_>, service: &Service, selector: &Selector, group: &Gro
             Some(value) => better.match_labels.insert(key, value),
             None => better.match_labels.remove(key),
         };
+    }
+    if better.is_empty() {
+        better.match_labels = group.labels.clone();
     }
     let fix = format!("make spec.selector {better}");
     let repaired = case.repair(|world| {
@@ -734,6 +778,9 @@ pub(super) fn closed(case: &Case<'_>) -> Option<Finding> {
     if let Some(polluted) = too_broad(case, service, pod, port, protocol) {
         return Some(polluted);
     }
+    if let Some(elsewhere) = another(case, service, pod, port, protocol) {
+        return Some(elsewhere);
+    }
     let best = |p: &&&ContainerPort| {
         let named = p.name.is_some() && p.name == through.name;
         let same = p.container_port == through.port;
@@ -813,6 +860,66 @@ fn number_uses(pod: &Pod, through: &ServicePort, number: u16) -> usize {
     let words = containers().flat_map(|c| c.command.iter().chain(&c.args));
     let words = words.filter(|word| is_word(word));
     usize::from(through.port == number) + env.count() + words.count()
+}
+
+/// The Service selects pods of somebody else, and the pods that are called like it listen on its port.
+fn another(
+    case: &Case<'_>,
+    service: &Service,
+    pod: &Pod,
+    port: u16,
+    protocol: Protocol,
+) -> Option<Finding> {
+    let selector = service.selector.as_ref()?;
+    let given = &case.world.objects;
+    let (made_by, _) = maker(pod, given);
+    let here = |group: &Group<'_>| group.object.namespace.as_ref() == Some(&service.key.namespace);
+    let listens = |group: &Group<'_>| {
+        let mut ports = group.spec.ports();
+        ports.any(|p| (p.container_port, p.protocol) == (port, protocol))
+    };
+    let called_like_it = |group: &Group<'_>| {
+        let rest = service.key.name.as_str();
+        let rest = rest.strip_prefix(group.object.name.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let left_over = |group: &Group<'_>| !selected(given, group, &service.key);
+    let meant = groups(given)
+        .filter(|group| here(group) && group.object != made_by && listens(group))
+        .filter(|group| called_like_it(group) || left_over(group))
+        .min_by_key(|group| !called_like_it(group))?;
+    let place = case.origins.text(meant.origin);
+    let says = format!(
+        "its selector {selector} matches the pods of {made_by}, which do not listen on {port}; those of {} ({place}) do",
+        meant.object
+    );
+    let mut better = selector.clone();
+    better.match_labels = Labels::default();
+    for (key, value) in meant.labels.iter() {
+        let wanted = selector.match_labels.get(key).is_some();
+        if wanted {
+            better.match_labels.insert(key, value);
+        }
+    }
+    if better.is_empty() {
+        better.match_labels = meant.labels.clone();
+    }
+    let fix = format!("make spec.selector {better}");
+    let repaired = case.repair(|world| {
+        if let Some(service) = world.objects.services.get_mut(&service.key) {
+            service.selector = Some(better);
+        }
+    });
+    Some(
+        Finding::of(
+            Code::PortClosed,
+            &reference(service),
+            service.selector_origin,
+        )
+        .saying(says, fix)
+        .shown_by(show_labels(&service.key.namespace))
+        .repaired(repaired),
+    )
 }
 
 /// The Service selects pods of others, which do not listen on its port, beside its own, which do.

@@ -19,6 +19,7 @@ mod golden;
 mod failures;
 mod walk;
 mod why;
+mod why_drawn;
 mod manifests;
 mod written;
 mod materialize;

@@ -22,12 +22,12 @@ use podwire_models::wire::{Code, L4};
 use crate::handbook;
 
 /// One application.
-struct App {
-    world: World,
-    origins: OriginTable,
+pub(crate) struct App {
+    pub(crate) world: World,
+    pub(crate) origins: OriginTable,
 }
 
-fn read(file: &str) -> Option<App> {
+pub(crate) fn read(file: &str) -> Option<App> {
     let path = handbook(&format!("real/{file}"))?;
     let text = std::fs::read_to_string(&path).unwrap();
     let mut origins = OriginTable::default();
@@ -41,43 +41,43 @@ fn read(file: &str) -> Option<App> {
 
 /// A Service and the workload behind it, and who asks.
 #[derive(Clone, Debug)]
-struct Path {
-    service: ObjectKey,
-    port: u16,
-    server: ObjectKey,
-    client: ObjectKey,
+pub(crate) struct Path {
+    pub(crate) service: ObjectKey,
+    pub(crate) port: u16,
+    pub(crate) server: ObjectKey,
+    pub(crate) client: ObjectKey,
 }
 
 impl Path {
-    fn server_label(&self) -> String {
+    pub(crate) fn server_label(&self) -> String {
         format!("Deployment/{}", self.server)
     }
 
-    fn service_label(&self) -> String {
+    pub(crate) fn service_label(&self) -> String {
         format!("Service/{}", self.service)
     }
 
-    fn client_label(&self) -> String {
+    pub(crate) fn client_label(&self) -> String {
         format!("Deployment/{}", self.client)
     }
 
-    fn service<'w>(&self, world: &'w mut World) -> &'w mut Service {
+    pub(crate) fn service<'w>(&self, world: &'w mut World) -> &'w mut Service {
         world.objects.services.get_mut(&self.service).unwrap()
     }
 
-    fn server<'w>(&self, world: &'w mut World) -> &'w mut Workload {
+    pub(crate) fn server<'w>(&self, world: &'w mut World) -> &'w mut Workload {
         let key = (WorkloadKind::Deployment, self.server.clone());
         world.objects.workloads.get_mut(&key).unwrap()
     }
 
-    fn client<'w>(&self, world: &'w mut World) -> &'w mut Workload {
+    pub(crate) fn client<'w>(&self, world: &'w mut World) -> &'w mut Workload {
         let key = (WorkloadKind::Deployment, self.client.clone());
         world.objects.workloads.get_mut(&key).unwrap()
     }
 }
 
 /// The TCP Services of an application whose target port one Deployment listens on.
-fn paths(objects: &Objects) -> Vec<Path> {
+pub(crate) fn paths(objects: &Objects) -> Vec<Path> {
     let deployments: Vec<&Workload> = objects
         .workloads
         .values()
@@ -121,6 +121,11 @@ fn asked(app: &App, world: &World, path: &Path, faults: &[Fault]) -> Vec<Vec<Blo
     for fault in faults {
         fault.begin(&mut lab.machines).unwrap();
     }
+    asked_in(app, world, path, &lab)
+}
+
+/// As [`asked`], in a cluster that was built already.
+pub(crate) fn asked_in(app: &App, world: &World, path: &Path, lab: &Lab) -> Vec<Vec<Blocker>> {
     let from: Thing = format!("deploy/{}", path.client).parse().unwrap();
     let target = format!(
         "{}.{}:{}",
@@ -134,12 +139,12 @@ fn asked(app: &App, world: &World, path: &Path, faults: &[Fault]) -> Vec<Vec<Blo
         .unwrap();
     all.iter()
         .filter(|attempted| attempted.code != Code::Ok)
-        .map(|attempted| blockers(world, &lab, &app.origins, &from, &request, attempted, 1))
+        .map(|attempted| blockers(world, lab, &app.origins, &from, &request, attempted, 1))
         .collect()
 }
 
 /// A letter less in the middle.
-fn misspelt(word: &str) -> String {
+pub(crate) fn misspelt(word: &str) -> String {
     let cut = word.len() / 2;
     word.char_indices()
         .filter(|(at, _)| *at != cut)
@@ -147,7 +152,7 @@ fn misspelt(word: &str) -> String {
         .collect()
 }
 
-fn misspell_all(labels: &mut Labels) {
+pub(crate) fn misspell_all(labels: &mut Labels) {
     let wrong: Vec<(Arc<str>, String)> = labels
         .0
         .iter()
@@ -158,7 +163,7 @@ fn misspell_all(labels: &mut Labels) {
     }
 }
 
-fn isolating(path: &Path, name: &str, labels: &Labels) -> NetworkPolicy {
+pub(crate) fn isolating(path: &Path, name: &str, labels: &Labels) -> NetworkPolicy {
     let key = ObjectKey::new(path.service.namespace.clone(), name.parse().unwrap());
     NetworkPolicy {
         key,
@@ -175,7 +180,7 @@ fn isolating(path: &Path, name: &str, labels: &Labels) -> NetworkPolicy {
     }
 }
 
-fn rule(pods: Labels) -> PolicyRule {
+pub(crate) fn rule(pods: Labels) -> PolicyRule {
     PolicyRule {
         peers: vec![PolicyPeer::Pods {
             namespaces: None,

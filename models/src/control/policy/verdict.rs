@@ -124,9 +124,9 @@ impl Lack {
     /// is nearer than one for somebody else.
     fn weight(&self) -> u32 {
         match self {
+            Self::Port(_) => 1,
             Self::PodLabel(wanted, found) if misspelt(wanted, found.as_deref()) => 2,
             Self::NamespaceLabel(wanted, found) if misspelt(wanted, found.as_deref()) => 3,
-            Self::Port(_) => 3,
             Self::PodLabel(..) => 4,
             Self::NamespaceLabel(..) => 6,
             Self::Namespace(_) => 8,

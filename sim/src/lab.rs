@@ -1,11 +1,11 @@
 //! From objects to a running cluster: settled, installed, programmed, with a server behind every declared port.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use podwire_models::api::{EndpointSlice, Objects, Pod, Service};
-use podwire_models::base::{Dice, Family, Namespace, OriginId, Protocol};
+use podwire_models::base::{Dice, Family, Namespace, ObjectName, OriginId, Protocol};
 use podwire_models::cluster::api_server;
 use podwire_models::cluster::install::{InstallError, Machines, Site, program_rules};
 use podwire_models::cluster::settle::{self, Allocators, Shortfall};
@@ -60,6 +60,8 @@ pub struct Lab {
     pub zone: Arc<Zone>,
     /// What kube-proxy wrote its rules from the last time, by family.
     programmed: Vec<ServiceView>,
+    /// Nodes whose kube-proxy does nothing.
+    pub stopped: BTreeSet<ObjectName>,
     /// Whether agents on the nodes know of policies.
     pub policed: bool,
 }
@@ -81,7 +83,7 @@ impl Lab {
             &slices,
             &plan,
             &mut shortfalls,
-            &[],
+            (&[], &BTreeSet::new()),
         );
         let policed = program_agents(&mut machines, &objects, plan.site.cni, false);
         Self {
@@ -93,6 +95,7 @@ impl Lab {
             shortfalls,
             zone: Arc::new(zone),
             programmed,
+            stopped: BTreeSet::new(),
             policed,
         }
     }
@@ -305,9 +308,11 @@ impl Lab {
             slices,
             shortfalls,
             programmed,
+            stopped,
             ..
         } = self;
-        *programmed = program_nodes(machines, objects, slices, plan, shortfalls, programmed);
+        let before = (programmed.as_slice(), &*stopped);
+        *programmed = program_nodes(machines, objects, slices, plan, shortfalls, before);
     }
 
     /// Returns the address of the cluster's name service.
@@ -434,7 +439,7 @@ fn program_nodes(
     slices: &[EndpointSlice],
     plan: &Plan,
     shortfalls: &mut Vec<Shortfall>,
-    programmed: &[ServiceView],
+    (programmed, stopped): (&[ServiceView], &BTreeSet<ObjectName>),
 ) -> Vec<ServiceView> {
     let mut views = Vec::new();
     let flags = flags(plan);
@@ -442,6 +447,9 @@ fn program_nodes(
         let view = ServiceView::new(objects.services.values(), slices, family);
         let mut before = None;
         for (name, machine) in &machines.nodes {
+            if stopped.contains(name) {
+                continue;
+            }
             let Some(node) = objects.nodes.get(name) else {
                 continue;
             };

@@ -40,7 +40,7 @@ pub enum Found {
 }
 
 impl Sockets {
-    /// Binds a socket to a port on one address, or on all (`None`) of both families.
+    /// Binds a socket to a port on one address, on all of one family (`0.0.0.0`, `::`), or on all (`None`).
     ///
     /// # Errors
     /// EADDRINUSE if the port is taken on that address, or on all.
@@ -48,7 +48,10 @@ impl Sockets {
         let id = SocketId(self.next);
         let bound = self.listeners.entry((l4, port)).or_default();
         let clash = |other: &Option<IpAddr>| match (addr, other) {
-            (Some(a), Some(b)) => a == *b,
+            (Some(a), Some(b)) => {
+                let any = a.is_unspecified() || b.is_unspecified();
+                a == *b || any && Family::of(a) == Family::of(*b)
+            }
             (None, _) | (_, None) => true,
         };
         if bound.iter().any(|(other, _)| clash(other)) {
@@ -96,7 +99,11 @@ impl Sockets {
             .listeners
             .get(&(l4, local.1))
             .map_or(&[][..], Vec::as_slice);
-        let fits = |(addr, _): &&(Option<IpAddr>, SocketId)| addr.is_none_or(|a| a == local.0);
+        let fits = |(addr, _): &&(Option<IpAddr>, SocketId)| match addr {
+            Some(any) if any.is_unspecified() => Family::of(*any) == Family::of(local.0),
+            Some(addr) => *addr == local.0,
+            None => true,
+        };
         if let Some((_, id)) = bound.iter().find(fits) {
             return Found::Socket(*id);
         }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use podwire_models::api::Pod;
 use podwire_models::base::{ObjectKey, ObjectName};
 use podwire_models::cluster::Acl;
@@ -15,6 +16,10 @@ use podwire_models::kernel::{Netns, sysctl};
 use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId};
 
 use crate::trace::record::Record;
+
+mod node;
+
+use node::Commands;
 
 /// Something that breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +55,29 @@ pub enum Fault {
         /// Its value, as `sysctl -w` takes it.
         value: String,
     },
+    /// A node's FORWARD chain drops what no rule of it accepts.
+    ForwardDrop {
+        /// Which.
+        node: ObjectName,
+    },
+    /// Ports of a node's bridges send no frame back the way it came.
+    HairpinOff {
+        /// Which.
+        node: ObjectName,
+    },
+    /// A node loses its route to a range.
+    RouteLost {
+        /// Which.
+        node: ObjectName,
+        /// The range.
+        to: IpNet,
+    },
+    /// kube-proxy of a node does nothing any more. Its machine stays as it is: whoever runs the control plane passes it
+    /// over.
+    KubeProxyDown {
+        /// Which.
+        node: ObjectName,
+    },
     /// A firewall of the underlay drops packets.
     Acl(Acl),
 }
@@ -67,6 +95,10 @@ pub enum Undo {
     Sysctl(NetnsId, Vec<(Arc<str>, i64)>),
     /// Remove the rule.
     Acl(String),
+    /// Carry these commands out.
+    Commands(NetnsId, Vec<Change>),
+    /// Nothing: no machine was changed.
+    Nothing,
 }
 
 impl Fault {
@@ -79,10 +111,13 @@ impl Fault {
             }
             Self::NodeDown { node } => format!("node/{node} is off"),
             Self::PodKill { pod } => format!("pod/{pod} is gone"),
+            Self::ForwardDrop { node } => format!("iptables -P FORWARD DROP on node/{node}"),
+            Self::HairpinOff { node } => format!("hairpin is off on the bridges of node/{node}"),
+            Self::RouteLost { node, to } => format!("ip route del {to} on node/{node}"),
+            Self::KubeProxyDown { node } => format!("kube-proxy of node/{node} has stopped"),
             Self::Sysctl { on, name, value } => format!("{name} = {value} on {on}"),
             Self::Acl(acl) => {
-                let net =
-                    |n: Option<ipnet::IpNet>| n.map_or_else(|| "any".into(), |n| n.to_string());
+                let net = |n: Option<IpNet>| n.map_or_else(|| "any".into(), |n| n.to_string());
                 let l4 = acl
                     .l4
                     .map_or_else(|| "any protocol".into(), |l4| l4.to_string());
@@ -148,6 +183,22 @@ impl Fault {
                 set(netns, written)?;
                 Ok(undo)
             }
+            Self::ForwardDrop { node } => {
+                let commands = node::forward_drop(node::netns(machines, node)?);
+                do_on(machines, node, commands)
+            }
+            Self::HairpinOff { node } => {
+                let commands = node::hairpin_off(node::netns(machines, node)?)?;
+                do_on(machines, node, commands)
+            }
+            Self::RouteLost { node, to } => {
+                let commands = node::route_lost(node::netns(machines, node)?, *to)?;
+                do_on(machines, node, commands)
+            }
+            Self::KubeProxyDown { node } => {
+                node::netns(machines, node)?;
+                Ok(Undo::Nothing)
+            }
             Self::Acl(acl) => {
                 machines.cluster.acls.push(acl.clone());
                 Ok(Undo::Acl(acl.id.to_string()))
@@ -206,6 +257,32 @@ impl Fault {
                     by.kind == DeciderKind::Sysctl && by.text.starts_with(name.as_str())
                 })
             }),
+            Self::ForwardDrop { node } => {
+                let here = on(machines, node);
+                count(&|record| here(record) && dropped(record, Code::NfPolicyDrop))
+            }
+            Self::HairpinOff { node } => {
+                let here = on(machines, node);
+                count(&|record| here(record) && dropped(record, Code::BridgeNoHairpin))
+            }
+            Self::RouteLost { node, to } => {
+                let here = on(machines, node);
+                count(&|record| {
+                    let routed = matches!(record.step.action, Action::Routed { .. })
+                        || record.step.action.ends_with() == Some(Code::RouteNone);
+                    let concerned = matches!(&record.step.packet,
+                        Some(Head::Ip { dst, .. }) if to.contains(dst));
+                    here(record) && routed && concerned
+                })
+            }
+            Self::KubeProxyDown { node } => {
+                let here = on(machines, node);
+                count(&|record| {
+                    let asked = matches!(&record.step.action,
+                        Action::Matched { target, .. } if target.starts_with("DNAT"));
+                    here(record) && asked
+                })
+            }
             Self::Acl(_) => {
                 let mut acls = machines.cluster.acls.iter();
                 acls.find(|acl| &*acl.id == id).map_or(0, |acl| acl.touched)
@@ -228,7 +305,11 @@ impl Undo {
                     machines.cluster.set_power(*netns, false);
                 }
             }
-            Self::Attach(_) => {}
+            Self::Attach(_) | Self::Nothing => {}
+            Self::Commands(id, commands) => {
+                // What is not there any more needs no repair.
+                let _ = node::carry_out(machines, *id, commands);
+            }
             Self::Sysctl(id, before) => {
                 if let Some(netns) = machines.cluster.netns_mut(*id) {
                     set(netns, before.clone()).expect("it had these values before");
@@ -246,6 +327,19 @@ fn set(netns: &mut Netns, values: Vec<(Arc<str>, i64)>) -> Result<(), String> {
             .map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// Carries commands out on a node.
+fn do_on(machines: &mut Machines, node: &ObjectName, commands: Commands) -> Result<Undo, String> {
+    let id = node::id(machines, node).ok_or_else(|| format!("there is no node/{node}"))?;
+    node::carry_out(machines, id, &commands.done)?;
+    Ok(Undo::Commands(id, commands.undo))
+}
+
+/// Whether a record was made in a node's own namespace.
+fn on(machines: &Machines, node: &ObjectName) -> impl Fn(&Record) -> bool {
+    let id = node::id(machines, node);
+    move |record| id.is_some() && record.place.netns == id
 }
 
 /// Returns the port of the underlay's switch that a machine hangs on.

@@ -20,6 +20,10 @@ pub const NAMES: &[(&str, &[&str])] = &[
     ("LinkDown", &["from", "to"]),
     ("NodeDown", &["node"]),
     ("PodKill", &["pod"]),
+    ("ForwardDrop", &["node"]),
+    ("HairpinOff", &["node"]),
+    ("RouteLost", &["node", "to"]),
+    ("KubeProxyDown", &["node"]),
     ("Sysctl", &["on", "name", "value"]),
 ];
 

@@ -248,7 +248,11 @@ impl Check<'_> {
                 self.machine(from, machines);
                 self.machine(to, machines);
             }
-            FaultKind::NodeDown { node } => self.node(node, machines),
+            FaultKind::NodeDown { node }
+            | FaultKind::ForwardDrop { node }
+            | FaultKind::HairpinOff { node }
+            | FaultKind::RouteLost { node, .. }
+            | FaultKind::KubeProxyDown { node } => self.node(node, machines),
             FaultKind::PodKill { pod: on } | FaultKind::Sysctl { on, .. } => {
                 self.thing(on, machines);
             }

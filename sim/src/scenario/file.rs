@@ -418,6 +418,28 @@ pub enum FaultKind {
         /// `0`.
         value: Text<String>,
     },
+    /// A node's FORWARD chain drops what no rule of it accepts (`iptables -P FORWARD DROP`).
+    ForwardDrop {
+        /// Which.
+        node: Text<ObjectName>,
+    },
+    /// Ports of a node's bridges no longer send a frame back the way it came (`hairpin off`).
+    HairpinOff {
+        /// Which.
+        node: Text<ObjectName>,
+    },
+    /// A node loses its route to a range.
+    RouteLost {
+        /// Which.
+        node: Text<ObjectName>,
+        /// The range, as `ip route` shows it.
+        to: Text<Cidrs>,
+    },
+    /// kube-proxy of a node does nothing any more: the rules stay as they are.
+    KubeProxyDown {
+        /// Which.
+        node: Text<ObjectName>,
+    },
     /// A firewall between the machines drops packets. What is not given is not looked at.
     Acl {
         /// Sending machine.

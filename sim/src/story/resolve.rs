@@ -851,12 +851,22 @@ impl Resolver<'_> {
                 to: self.machine(to, &names)?,
                 one_way: *one_way,
             },
-            FaultKind::NodeDown { node } => {
-                self.machine(node, &names)?;
-                Fault::NodeDown {
-                    node: (**node).clone(),
-                }
-            }
+            FaultKind::NodeDown { node } => Fault::NodeDown {
+                node: self.known_node(node, &names)?,
+            },
+            FaultKind::ForwardDrop { node } => Fault::ForwardDrop {
+                node: self.known_node(node, &names)?,
+            },
+            FaultKind::HairpinOff { node } => Fault::HairpinOff {
+                node: self.known_node(node, &names)?,
+            },
+            FaultKind::RouteLost { node, to } => Fault::RouteLost {
+                node: self.known_node(node, &names)?,
+                to: *to.0.first()?,
+            },
+            FaultKind::KubeProxyDown { node } => Fault::KubeProxyDown {
+                node: self.known_node(node, &names)?,
+            },
             FaultKind::PodKill { pod } => {
                 if !self.sender(pod, lab) {
                     return None;
@@ -926,6 +936,11 @@ impl Resolver<'_> {
             return None;
         }
         Some(fault)
+    }
+
+    fn known_node(&mut self, node: &Text<ObjectName>, names: &Names) -> Option<ObjectName> {
+        self.machine(node, names)?;
+        Some((**node).clone())
     }
 
     /// Returns the name of a machine's namespace.

@@ -427,7 +427,11 @@ impl<D: Dice> Run<'_, D> {
             Task::Rules => {
                 self.lab.program(&mut self.simulation.machines);
                 self.lab.serve_health(&mut self.simulation);
-                let what = "kube-proxy on every node has written its rules".to_owned();
+                let mut what = "kube-proxy on every node has written its rules".to_owned();
+                for (n, node) in self.lab.stopped.iter().enumerate() {
+                    let word = if n == 0 { ", but not on" } else { "," };
+                    let _ = write!(what, "{word} {node}");
+                }
                 self.note(Action::Changed { what });
             }
             Task::Look(number) => {
@@ -767,6 +771,10 @@ impl<D: Dice> Run<'_, D> {
             Fault::LinkDown { .. }
             | Fault::NodeDown { .. }
             | Fault::Sysctl { .. }
+            | Fault::ForwardDrop { .. }
+            | Fault::HairpinOff { .. }
+            | Fault::RouteLost { .. }
+            | Fault::KubeProxyDown { .. }
             | Fault::Acl(_) => None,
         };
         let machines = &self.simulation.machines;
@@ -848,7 +856,21 @@ impl<D: Dice> Run<'_, D> {
                     self.plan_after(after, Task::Ready(key, ended));
                 }
             }
-            Fault::LinkDown { .. } | Fault::Sysctl { .. } | Fault::Acl(_) => {}
+            Fault::KubeProxyDown { node } => {
+                if ended {
+                    // It starts, and synchronises at once.
+                    self.lab.stopped.remove(node);
+                    self.plan_once(PROXY_SYNC, Task::Rules);
+                } else {
+                    self.lab.stopped.insert(node.clone());
+                }
+            }
+            Fault::LinkDown { .. }
+            | Fault::Sysctl { .. }
+            | Fault::ForwardDrop { .. }
+            | Fault::HairpinOff { .. }
+            | Fault::RouteLost { .. }
+            | Fault::Acl(_) => {}
         }
     }
 

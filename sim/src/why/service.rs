@@ -7,7 +7,9 @@ use podwire_models::api::{
     TrafficPolicy,
 };
 use podwire_models::base::label::Requirement;
-use podwire_models::base::{Labels, Namespace, ObjectKey, OriginId, Protocol, Selector};
+use podwire_models::base::{
+    Labels, Namespace, ObjectKey, ObjectName, OriginId, Protocol, Selector,
+};
 use podwire_models::control::readiness;
 use podwire_models::wire::{Code, Head, L4, Transport};
 
@@ -399,6 +401,16 @@ fn unready(case: &Case<'_>, service: &Service, selected: &[&Pod]) -> Finding {
             format!("pod {} is not ready", pod.key.name),
         ),
     };
+    let of_node = |node: &ObjectName| {
+        let name = format!("Node//{node}");
+        let mut all = case.lab.shortfalls.iter();
+        all.find(|short| short.object == name && short.code == Code::CidrExhausted)
+    };
+    let ranged = pod.node_name.as_ref().and_then(of_node);
+    let (code, why) = match ranged {
+        Some(short) if pod.pod_ips.is_empty() => (short.code, short.says.clone()),
+        Some(_) | None => (code, why),
+    };
     let says = format!(
         "no pod behind Service {} may be used: {why}",
         service.key.name
@@ -407,7 +419,7 @@ fn unready(case: &Case<'_>, service: &Service, selected: &[&Pod]) -> Finding {
     let node = pod
         .node_name
         .clone()
-        .filter(|_| code == Code::IpamExhausted);
+        .filter(|_| matches!(code, Code::IpamExhausted | Code::CidrExhausted));
     let finding = match node {
         Some(node) => {
             let origin = case.lab.objects.nodes.get(&node).map(|node| node.origin);

@@ -18,6 +18,7 @@ use podwire_models::control::proxy::{
     Flags, NodeView, ServiceView, Version, cleanup, health, iptables,
 };
 use podwire_models::control::readiness;
+use podwire_models::kernel::netfilter::Rules;
 use podwire_models::kernel::netfilter::agent::Agent;
 use podwire_models::wire::{Code, L4};
 
@@ -432,6 +433,12 @@ fn flags(plan: &Plan) -> Flags {
     flags
 }
 
+/// What a node's rules were before its kube-proxy wrote, and what they are now.
+struct Rewritten {
+    had: Option<Arc<Rules>>,
+    has: Arc<Rules>,
+}
+
 /// Lets every node's kube-proxy write its rules and forget stale connections; returns what the rules were made from.
 fn program_nodes(
     machines: &mut Machines,
@@ -445,7 +452,8 @@ fn program_nodes(
     let flags = flags(plan);
     for family in Family::ALL {
         let view = ServiceView::new(objects.services.values(), slices, family);
-        let mut before = None;
+        let alike = iptables::same_on_every_node(&view, &flags);
+        let mut last: Option<Rewritten> = None;
         for (name, machine) in &machines.nodes {
             if stopped.contains(name) {
                 continue;
@@ -461,22 +469,31 @@ fn program_nodes(
                 .map(|a| a.net.addr())
                 .filter(|a| Family::of(*a) == family);
             let node_view = NodeView::new(node, local.collect());
-            let rules = iptables::ruleset(&view, &node_view, &flags, plan.version);
             if iptables::routes_localnet(family, &node_view, &flags) {
                 let set = netns.sysctls.set("net.ipv4.conf.all.route_localnet", 1);
                 set.expect("the setting exists and takes 1");
             }
-            let owns = |chain: &str| chain.starts_with("KUBE-");
-            if let Err(error) = program_rules(netns, family, &rules, owns) {
-                shortfalls.push(Shortfall {
-                    code: Code::NfDrop,
-                    object: format!("Node//{name}"),
-                    says: error.to_string(),
-                    origin: OriginId::NONE,
-                });
+            let had = netns.rules(family).cloned();
+            if let Some(last) = last.as_ref().filter(|last| alike && last.had == had) {
+                netns.share_rules(Arc::clone(&last.has));
+            } else {
+                let rules = iptables::ruleset(&view, &node_view, &flags, plan.version);
+                let owns = |chain: &str| chain.starts_with("KUBE-");
+                match program_rules(netns, family, &rules, owns) {
+                    Ok(()) => {
+                        // Most nodes have the same rules: once in memory is enough.
+                        let other = last.as_ref().map(|last| &last.has);
+                        let has = netns.share_same_rules(other, family);
+                        last = has.map(|has| Rewritten { had, has }).or(last);
+                    }
+                    Err(error) => shortfalls.push(Shortfall {
+                        code: Code::NfDrop,
+                        object: format!("Node//{name}"),
+                        says: error.to_string(),
+                        origin: OriginId::NONE,
+                    }),
+                }
             }
-            // Most nodes have the same rules: once in memory is enough.
-            before = netns.share_same_rules(before.as_ref(), family).or(before);
             let earlier = programmed.iter().find(|view| view.family == family);
             if let (Some(earlier), Some(table)) = (earlier, &mut netns.conntrack) {
                 cleanup::clean(table, earlier, &view, plan.version);

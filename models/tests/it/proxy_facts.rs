@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use podwire_models::api::{
-    ClusterIp, Endpoint, EndpointPort, EndpointSlice, Node, PortRef, Service, ServicePort,
-    ServiceType, SessionAffinity, Taint, TaintEffect, TrafficPolicy,
+    ClusterIp, Endpoint, EndpointPort, EndpointSlice, IngressIp, IpMode, Node, PortRef, Service,
+    ServicePort, ServiceType, SessionAffinity, Taint, TaintEffect, TrafficPolicy,
 };
 use podwire_models::base::{Family, Labels, OriginId, Protocol};
 use podwire_models::control::proxy::health;
-use podwire_models::control::proxy::iptables::ruleset;
+use podwire_models::control::proxy::iptables::{ruleset, same_on_every_node};
 use podwire_models::control::proxy::{
-    Flags, NodePortAddresses, NodeView, ServiceView, Version, categorize,
+    DetectLocalMode, Flags, NodePortAddresses, NodeView, ServiceView, Version, categorize,
 };
 use podwire_models::kernel::netfilter::chain::{Ruleset, Table, Target};
 
@@ -225,6 +225,71 @@ fn node_port_addresses_name_them_one_by_one_and_close_loopback() {
     assert!(!text.contains("--dst-type LOCAL -j KUBE-NODEPORTS"));
     let firewall = &rules.tables[&Table::Filter].chains["KUBE-FIREWALL"];
     assert_eq!(firewall.rules, []);
+}
+
+type Change = fn(&mut Service, &mut EndpointSlice, &mut Flags);
+
+/// Everything that may make the rules of two nodes differ, one at a time: whoever says that they are the same may write
+/// them once for all nodes.
+#[test]
+fn rules_that_ask_for_no_node_are_the_same_on_every_node() {
+    let other = || {
+        let mut node = Node::new("node-b".parse().unwrap());
+        node.internal_ips = vec!["192.168.50.12".parse().unwrap()];
+        node.labels.insert("topology.kubernetes.io/zone", "eu-1b");
+        node.pod_cidrs = vec!["10.244.2.0/24".parse().unwrap()];
+        let local = ["127.0.0.1", "192.168.50.12"].map(|ip| ip.parse().unwrap());
+        NodeView::new(&node, local.to_vec())
+    };
+    let with = |change: &dyn Fn(&mut Service, &mut EndpointSlice, &mut Flags)| {
+        let (mut gateway, _) = gateway();
+        let mut slice = slice(&gateway, 80, &["node-a 10.244.1.2", "node-b 10.244.2.2"]);
+        let mut flags = flags();
+        gateway.external_traffic_policy = TrafficPolicy::Cluster;
+        change(&mut gateway, &mut slice, &mut flags);
+        let view = ServiceView::new([&gateway], [&slice], Family::V4);
+        let [here, there] =
+            [node(), other()].map(|node| ruleset(&view, &node, &flags, Version::V1_34));
+        (same_on_every_node(&view, &flags), here == there)
+    };
+    assert_eq!(with(&|_, _, _| {}), (true, true));
+    let changes: [(&str, Change); 7] = [
+        ("policy outside", |s, _, _| {
+            s.external_traffic_policy = TrafficPolicy::Local;
+        }),
+        ("policy inside", |s, _, _| {
+            s.internal_traffic_policy = TrafficPolicy::Local;
+        }),
+        ("hints", |_, slice, _| {
+            for (endpoint, zone) in slice.endpoints.iter_mut().zip(["eu-1a", "eu-1b"]) {
+                endpoint.for_zones = vec![zone.into()];
+            }
+        }),
+        ("two slices", |_, slice, _| {
+            let mut again = slice.endpoints[0].clone();
+            again.node_name = Some("node-b".parse().unwrap());
+            again.origin = SERVICE_ORIGIN;
+            slice.endpoints.push(again);
+        }),
+        ("source ranges", |s, _, _| {
+            s.service_type = ServiceType::LoadBalancer;
+            s.ingress = vec![IngressIp {
+                ip: Some("203.0.113.7".parse().unwrap()),
+                hostname: None,
+                ip_mode: IpMode::Vip,
+            }];
+            s.load_balancer_source_ranges = vec!["192.168.50.11/32".parse().unwrap()];
+        }),
+        ("node's range", |_, _, flags| {
+            flags.detect_local_mode = DetectLocalMode::NodeCidr;
+        }),
+        ("node's address", |_, _, flags| {
+            flags.nodeport_addresses = NodePortAddresses::Primary;
+        }),
+    ];
+    for (what, change) in changes {
+        assert_eq!(with(&change), (false, false), "{what}");
+    }
 }
 
 #[test]

@@ -66,6 +66,21 @@ pub fn ruleset(view: &ServiceView, node: &NodeView, flags: &Flags, version: Vers
     writer.finish()
 }
 
+/// Whether kube-proxy writes the same rules on every node: nothing in Services or flags asks which node it is.
+pub fn same_on_every_node(view: &ServiceView, flags: &Flags) -> bool {
+    let addresses = match flags.nodeport_addresses {
+        NodePortAddresses::All => true,
+        NodePortAddresses::Primary | NodePortAddresses::Within(_) => false,
+    };
+    let local = match flags.detect_local_mode {
+        DetectLocalMode::NodeCidr => false,
+        DetectLocalMode::ClusterCidr
+        | DetectLocalMode::BridgeInterface(_)
+        | DetectLocalMode::InterfaceNamePrefix(_) => true,
+    };
+    addresses && local && !view.ports.iter().any(PortView::asks_for_node)
+}
+
 /// Returns the first 16 characters of the base32 SHA-256 of `text`.
 pub fn hash16(text: &str) -> String {
     let mut hash = BASE32.encode(&Sha256::digest(text.as_bytes()));

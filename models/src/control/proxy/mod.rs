@@ -209,6 +209,20 @@ pub struct EndpointView {
     pub origin: OriginId,
 }
 
+impl PortView {
+    /// Whether rules for the port depend on the node they are for: for policies Local, hints, the node's own address
+    /// among the sources, and endpoints that several slices name.
+    fn asks_for_node(&self) -> bool {
+        let hinted = |e: &EndpointView| !e.for_zones.is_empty() || !e.for_nodes.is_empty();
+        let pairs = self.endpoints.iter().zip(self.endpoints.iter().skip(1));
+        self.internal_local
+            || self.external_local
+            || !self.source_ranges.is_empty()
+            || self.endpoints.iter().any(hinted)
+            || pairs.into_iter().any(|(a, b)| a.text == b.text)
+    }
+}
+
 impl ServiceView {
     /// Returns what kube-proxy knows once it has read these Services and slices.
     pub fn new<'a>(

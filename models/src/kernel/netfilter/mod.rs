@@ -268,6 +268,15 @@ impl Rule {
     }
 }
 
+impl PartialEq for Rules {
+    /// Whether they are the same rules, origins included.
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || (self.family == other.family && self.source == other.source)
+    }
+}
+
+impl Eq for Rules {}
+
 impl Rules {
     /// Looks up everything in a set of rules that does not depend on a packet.
     ///
@@ -442,6 +451,11 @@ impl Netns {
         self.start_or_stop_tracking();
     }
 
+    /// Returns the rules of a family, if anybody has written any.
+    pub fn rules(&self, family: Family) -> Option<&Arc<Rules>> {
+        self.netfilter.as_ref()?.rules(family)
+    }
+
     /// Shares the rules of another namespace if they are the same ones, origins included, and returns its own.
     pub fn share_same_rules(
         &mut self,
@@ -450,7 +464,7 @@ impl Netns {
     ) -> Option<Arc<Rules>> {
         let netfilter = self.netfilter.as_mut()?;
         let own = netfilter.rules_mut(family).as_mut()?;
-        if let Some(other) = other.filter(|other| other.source == own.source) {
+        if let Some(other) = other.filter(|other| **other == *own) {
             *own = Arc::clone(other);
         }
         Some(Arc::clone(own))

@@ -173,13 +173,15 @@ pub struct Container {
     pub sidecar: bool,
     /// What the kubelet asks before it calls the container ready.
     pub readiness: Option<Probe>,
+    /// How long its `preStop` hook takes, in seconds, if it only sleeps.
+    pub pre_stop_seconds: Option<u32>,
     /// Where it was written.
     pub origin: OriginId,
 }
 
 impl fmt::Debug for Container {
     /// As derived, without what is not there: the names of a Deployment's pods are a hash of this text, and those of
-    /// templates without probes are to stay as they were before there were any.
+    /// templates without probes and hooks are to stay as they were before there were any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Container");
         debug
@@ -192,6 +194,9 @@ impl fmt::Debug for Container {
             .field("sidecar", &self.sidecar);
         if let Some(probe) = &self.readiness {
             debug.field("readiness", probe);
+        }
+        if let Some(seconds) = &self.pre_stop_seconds {
+            debug.field("pre_stop_seconds", seconds);
         }
         debug.field("origin", &self.origin).finish()
     }

@@ -15,13 +15,13 @@
 //! | 0 | API server | notes that the pod is being deleted | |
 //! | [`ENDPOINT_SYNC`] | `EndpointSlice` controller | takes the endpoint out of the ready ones | every node still chooses it |
 //! | [`CONTROLLER_SYNC`] | the workload's controller | makes another pod | |
-//! | [`POD_STOP`] | kubelet | has stopped the programs, takes the network away | the pod answers |
+//! | what its hooks take (`podwire_models::control::termination`) + [`POD_STOP`] | kubelet | has stopped the programs, takes the network away | the pod answers |
 //! | [`ENDPOINT_SYNC`] + [`PROXY_SYNC`] | kube-proxy, on every node | rewrites its chains | this node still chooses it |
 //! | [`CONTROLLER_SYNC`] + [`POD_START`] | kubelet of the new pod | its containers run, and are asked whether they are ready | |
 //! | + what its readiness probes say (`podwire_models::control::readiness`) | kubelet of the new pod | the pod is ready | |
 //!
 //! # Fidelity
-//! Programs end at SIGTERM at once; hooks and grace periods are not modelled.
+//! Programs end at SIGTERM at once.
 //! Every delay is one number; in a real cluster it varies around it, and the nodes differ.
 
 use std::time::Duration;

@@ -163,6 +163,7 @@ const METADATA: Table = &[
 
 const PLACEMENT: &str = "the scheduler looks at node names, node selectors, taints, host ports and the number of pods only";
 const PROBE: &str = "nothing is restarted, and nothing waits for a start";
+const HOOK: &str = "of hooks only preStop is run, if it sleeps";
 const PATH: &str = "who listens answers every path well";
 const COMMAND: &str = "commands in containers are not run: they succeed";
 
@@ -173,7 +174,22 @@ const CONTAINER: Table = &[
     ("envFrom", NoMeaning),
     ("image", Modelled),
     ("imagePullPolicy", NoMeaning),
-    ("lifecycle", Gap("hooks of containers are not run")),
+    (
+        "lifecycle",
+        Fields(&[
+            ("postStart", Gap(HOOK)),
+            (
+                "preStop",
+                Fields(&[
+                    ("exec", Gap("of commands only `sleep` is run")),
+                    ("httpGet", Gap(HOOK)),
+                    ("sleep", Modelled),
+                    ("tcpSocket", Gap(HOOK)),
+                ]),
+            ),
+            ("stopSignal", NoMeaning),
+        ]),
+    ),
     ("livenessProbe", Gap(PROBE)),
     ("name", Modelled),
     (
@@ -719,7 +735,7 @@ spec:
   schedulerName: default-scheduler
   topologySpreadConstraints: [{maxSkew: 1}]
   containers:
-  - {name: a, ports: [{containerPort: 80, hostPort: 8080}], lifecycle: {preStop: {}}}
+  - {name: a, ports: [{containerPort: 80, hostPort: 8080}], lifecycle: {preStop: {}, postStart: {exec: {command: [a]}}}}
   surprise: 1
 ";
         let source = crate::source::Source::new("x", text);
@@ -731,7 +747,7 @@ spec:
             .collect();
         let expected = [
             "spec.topologySpreadConstraints",
-            "spec.containers.lifecycle",
+            "spec.containers.lifecycle.postStart",
             "spec.surprise",
         ];
         assert_eq!(paths, expected);

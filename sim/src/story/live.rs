@@ -10,7 +10,7 @@ use podwire_models::api::{
 };
 use podwire_models::base::{Dice, Namespace, ObjectKey};
 use podwire_models::cluster::settle;
-use podwire_models::control::{readiness, rollout};
+use podwire_models::control::{readiness, rollout, termination};
 use podwire_models::wire::Action;
 
 use super::run::{Run, Task};
@@ -290,7 +290,8 @@ impl<D: Dice> Run<'_, D> {
         let pod = pod.clone();
         self.changed(format!("Pod/{key} is being deleted"));
         self.plan_slices();
-        self.plan_after(POD_STOP, Task::Stop(key.clone()));
+        let stops = termination::ends_after(&pod.spec) + POD_STOP;
+        self.plan_after(stops, Task::Stop(key.clone()));
         self.wake_owners(&pod);
     }
 

@@ -9,6 +9,7 @@ use podwire_models::api::{
     RestartPolicy, Toleration,
 };
 use podwire_models::base::ObjectName;
+use podwire_models::control::termination;
 
 use super::super::reader::{
     Maybe, Reader, Warn as _, annotations, flag, integer, items, text, texts,
@@ -207,10 +208,21 @@ fn containers(
             env: env(node.get("env")),
             sidecar: text(node.get("restartPolicy")).as_deref() == Some("Always"),
             readiness: probe::read(reader, node.get("readinessProbe")),
+            pre_stop_seconds: pre_stop(reader, node.get("lifecycle")),
             origin: reader.origin(node),
         });
     }
     containers
+}
+
+/// How long the hook before SIGTERM sleeps.
+fn pre_stop(reader: &mut Reader<'_>, lifecycle: Maybe<'_>) -> Option<u32> {
+    let hook = lifecycle.and_then(|lifecycle| lifecycle.get("preStop"))?;
+    if let Some(sleep) = hook.get("sleep") {
+        return reader.count(sleep.get("seconds"), "`seconds` of a hook");
+    }
+    let command = texts(hook.get("exec")?.get("command"));
+    termination::sleeps(command.iter().map(|word| &**word))
 }
 
 fn env(list: Maybe<'_>) -> Vec<(Arc<str>, Arc<str>)> {

@@ -118,6 +118,9 @@ fn container(container: &Container) -> Value {
         "ports": container.ports.iter().map(port).collect::<Vec<Value>>(),
         "restartPolicy": container.sidecar.then_some("Always"),
         "readinessProbe": container.readiness.as_ref().map(probe),
+        "lifecycle": container
+            .pre_stop_seconds
+            .map(|seconds| json!({ "preStop": { "sleep": { "seconds": seconds } } })),
     })
 }
 

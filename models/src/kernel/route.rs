@@ -310,6 +310,13 @@ impl Fib {
         self.of(Family::of(dst)).lookup_local(dst)
     }
 
+    /// Returns whether some route to a destination leads out by a device, however short its prefix (`RT6_LOOKUP_F_IFACE`).
+    pub fn leads_by(&self, dst: IpAddr, dev: DevIndex) -> bool {
+        let routes = self.of(Family::of(dst));
+        let mut all = routes.iter(Table::Local).chain(routes.iter(Table::Main));
+        all.any(|route| route.dev == Some(dev) && route.dst.contains(&dst))
+    }
+
     /// Adds a route; local and broadcast routes go to the local table.
     ///
     /// # Errors

@@ -146,7 +146,8 @@ fn what_is_out_of_window_is_invalid_unless_liberal() {
             501 + far,
             true,
         ),
-        ("reset out of window", F::RST, 101 + far, 0, false),
+        ("reset right of the window", F::RST, 101 + far, 0, true),
+        ("reset left of the window", F::RST, 60, 0, false),
     ];
     for (what, flags, seq, ack, liberal_lets_through) in cases {
         let mut talk = Talk::established();

@@ -133,6 +133,110 @@ const RULES: &[Turned] = &[
     ),
 ];
 
+/// Sources that cannot be, and those that cannot come from there.
+const MARTIANS: &[Turned] = &[
+    (
+        "sent from loopback",
+        Cni::Kindnet,
+        &[(
+            A,
+            "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 127.0.0.5",
+        )],
+    ),
+    (
+        "sent from this network",
+        Cni::Kindnet,
+        &[(
+            A,
+            "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 0.1.2.3",
+        )],
+    ),
+    (
+        "sent from multicast",
+        Cni::Kindnet,
+        &[(
+            A,
+            "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 224.0.0.5",
+        )],
+    ),
+    (
+        "sent from reserved",
+        Cni::Kindnet,
+        &[(
+            A,
+            "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 240.0.0.1",
+        )],
+    ),
+    (
+        "sent from everybody",
+        Cni::Kindnet,
+        &[(
+            A,
+            "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 255.255.255.255",
+        )],
+    ),
+    (
+        "sent from a broadcast",
+        Cni::Kindnet,
+        &[(
+            A,
+            "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 172.18.255.255",
+        )],
+    ),
+    (
+        "sent from nobody outside",
+        Cni::Kindnet,
+        &[(
+            A,
+            "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 203.0.113.77",
+        )],
+    ),
+    (
+        "sent from the other node's pods, strict",
+        Cni::Kindnet,
+        &[
+            (
+                A,
+                "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 10.244.1.77",
+            ),
+            (B, "net.ipv4.conf.all.rp_filter=1"),
+        ],
+    ),
+    (
+        "sent from the other node's pods, loose",
+        Cni::Kindnet,
+        &[
+            (
+                A,
+                "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 10.244.1.77",
+            ),
+            (B, "net.ipv4.conf.all.rp_filter=2"),
+        ],
+    ),
+    (
+        "sent from nowhere, loose",
+        Cni::FlannelVxlan,
+        &[
+            (
+                A,
+                "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 192.0.2.77",
+            ),
+            (B, "net.ipv4.conf.all.rp_filter=2"),
+        ],
+    ),
+    (
+        "sent from the tunnel's pods, strict",
+        Cni::FlannelVxlan,
+        &[
+            (
+                A,
+                "nat -A POSTROUTING -d {pod/shop/b1} -j SNAT --to-source 10.244.1.77",
+            ),
+            (B, "net.ipv4.conf.all.rp_filter=1"),
+        ],
+    ),
+];
+
 const SETTINGS: &[Turned] = &[
     (
         "a pod's packets live for one hop",
@@ -224,6 +328,33 @@ const BY_HAND: &[Turned] = &[
             "nat -A OUTPUT -p udp -m udp --dport 8099 -j DNAT --to-destination {pod/shop/b2}:8080",
         )],
     ),
+    (
+        "translated to the loopback, tcp",
+        Cni::Kindnet,
+        &[(
+            A,
+            "nat -A PREROUTING -p tcp -m tcp --dport 8099 -j DNAT --to-destination 127.0.0.1:9090",
+        )],
+    ),
+    (
+        "translated to the loopback, udp",
+        Cni::Kindnet,
+        &[(
+            A,
+            "nat -A PREROUTING -p udp -m udp --dport 8099 -j DNAT --to-destination 127.0.0.1:9090",
+        )],
+    ),
+    (
+        "translated to the loopback, forbidden",
+        Cni::Kindnet,
+        &[
+            (
+                A,
+                "nat -A PREROUTING -p tcp -m tcp --dport 8099 -j DNAT --to-destination 127.0.0.1:9090",
+            ),
+            (A, "net.ipv4.conf.all.route_localnet=0"),
+        ],
+    ),
 ];
 
 /// Addresses from outside, ports of nodes, Services that choose otherwise.
@@ -266,7 +397,7 @@ pub(super) fn worlds() -> Vec<World> {
         flows: flows(from, to),
     };
     let mut all = Vec::new();
-    for turned in RULES.iter().chain(SETTINGS) {
+    for turned in RULES.iter().chain(SETTINGS).chain(MARTIANS) {
         let mut world = world(turned, CLIENTS, SERVERS);
         // The router outside knows no way to pods of the bridge, and says so only a few times.
         world

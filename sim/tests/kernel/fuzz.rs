@@ -159,7 +159,7 @@ fn random_rules_and_packets() {
         super::variable(name).map_or(otherwise, |text| text.parse().expect("a number"))
     };
     let full = super::variable("PODWIRE_KERNEL_FULL").is_some();
-    let sets = number("PODWIRE_KERNEL_SETS", if full { 800 } else { 120 });
+    let sets = number("PODWIRE_KERNEL_SETS", if full { 900 } else { 120 });
     let first = number("PODWIRE_KERNEL_SEED", 1);
     let most = number("PODWIRE_KERNEL_MOST", 1);
     let mut router = Router::start("fuzz", "-legacy");

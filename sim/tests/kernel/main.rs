@@ -26,6 +26,7 @@ mod fuzz;
 mod generate;
 mod literal;
 mod mtu;
+mod order;
 mod random_cluster;
 #[path = "../support/referee.rs"]
 mod referee;

@@ -3,7 +3,7 @@
 
 Reads one JSON value: {"servers": [{"ns", "proto", "family", "port", "name"}], "flows": [{"ns", "proto", "ip", "port",
 "wait", "bytes", "discovery", "from_port"}], "one_by_one", "pause", "namespaces": ["ns"]}; prints one: a list with
-{"began", "result", "errno", "server", "seen", "ttl"} for each flow, in order. All flows run at once, or each after the
+{"began", "result", "errno", "server", "seen", "seen_port", "ttl"} for each flow, in order. All flows run at once, or each after the
 other with a pause between, and the known path MTUs forgotten in the namespaces before it. A request says how long it is. A server answers with its name, the source it saw and the time to
 live of what arrived, and closes after its client.
 """
@@ -40,8 +40,9 @@ def inside(name, make):
             os.close(fd)
 
 
-def answer(proto, name, seen, ttl):
-    return json.dumps([name, seen, ttl], separators=(",", ":")).ljust(ANSWER[proto]).encode()
+def answer(proto, name, source, ttl):
+    """As short as it can be said: an answer over UDP has 64 bytes."""
+    return json.dumps([name, source[0], source[1], ttl], separators=(",", ":")).ljust(ANSWER[proto]).encode()
 
 
 def serve_tcp(listener, name, v6):
@@ -55,7 +56,7 @@ def serve_tcp(listener, name, v6):
                 if not more:
                     return
                 request += more
-            connection.sendall(answer("tcp", name, source[0], ttl))
+            connection.sendall(answer("tcp", name, source, ttl))
             connection.recv(1)
         except OSError:
             pass  # What this world does to its connections.
@@ -82,7 +83,7 @@ def serve_udp(server, name, _):
             elif (level, kind) == (IPV6, 50):  # IPV6_PKTINFO
                 asked = [(level, kind, data[:16] + b"\0\0\0\0")]
         try:
-            server.sendmsg([answer("udp", name, source[0], ttl)], asked, 0, source)
+            server.sendmsg([answer("udp", name, source, ttl)], asked, 0, source)
         except OSError:
             pass  # A rule of this world drops the answer; the server serves on.
 
@@ -137,8 +138,8 @@ def attempt(flow):
             if not more:
                 return {**nothing, "result": "error", "errno": "reset"}
             got += more
-        name, seen, ttl = json.loads(got)
-        return {**nothing, "result": "connected", "server": name, "seen": seen, "ttl": ttl}
+        name, seen, port, ttl = json.loads(got)
+        return {**nothing, "result": "connected", "server": name, "seen": seen, "seen_port": port, "ttl": ttl}
     except socket.timeout:
         return {**nothing, "result": "timeout"}
     except OSError as error:

@@ -443,9 +443,14 @@ fn change(lab: &mut Lab, family: Family, at: &str, what: &str) {
         .cluster
         .named(at)
         .unwrap_or_else(|| panic!("no {at}"));
-    let what = &*filled(lab, family, what);
+    let what = filled(lab, family, what);
     let netns = lab.machines.cluster.netns_mut(id).unwrap();
-    let change = if let Some((dev, mtu)) = what.split_once(" mtu ") {
+    netns.apply(&change_of(family, &what)).unwrap();
+}
+
+/// Reads one of a world's changes, filled in.
+pub(super) fn change_of(family: Family, what: &str) -> Change {
+    if let Some((dev, mtu)) = what.split_once(" mtu ") {
         Change::SetMtu {
             dev: dev.into(),
             mtu: mtu.parse().unwrap(),
@@ -474,13 +479,12 @@ fn change(lab: &mut Lab, family: Family, at: &str, what: &str) {
             name: name.into(),
             value: value.parse().unwrap(),
         }
-    };
-    netns.apply(&change).unwrap();
+    }
 }
 
 /// Puts addresses where names stand in braces, as in `-d {pod/shop/b1}`, and a pod's device on its node for
 /// `{dev:pod/shop/b1}`.
-fn filled(lab: &Lab, family: Family, what: &str) -> String {
+pub(super) fn filled(lab: &Lab, family: Family, what: &str) -> String {
     let mut text = String::new();
     for part in what.split_inclusive('}') {
         match part.split_once('{') {

@@ -55,6 +55,12 @@ pub(crate) const PARTS: &[Part] = &[
         "sim/tests/kernel/capture.rs",
     ),
     part(
+        "order",
+        "what depends on what came before: entries that outlive their rules, source ports that are taken, clients that are remembered",
+        "Linux",
+        "sim/tests/kernel/order.rs",
+    ),
+    part(
         "random-clusters",
         "random clusters: Services of all sorts, settings, rules",
         "Linux",

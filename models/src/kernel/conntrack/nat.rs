@@ -179,9 +179,9 @@ impl Conntrack {
         let (address, port) = end_of(&tuple, manip);
         let allowed = match (range.ports, manip) {
             (Some(ports), _) => ports,
-            // A destination keeps its port unless told otherwise.
-            (None, Manip::Destination) => return Ok(tuple),
-            (None, Manip::Source) => port_class(tuple.l4, port),
+            // A destination keeps its port unless told otherwise; an identifier is that of both ends.
+            (None, Manip::Destination) if tuple.l4 != L4::Icmp => return Ok(tuple),
+            (None, Manip::Destination | Manip::Source) => port_class(tuple.l4, port),
         };
         let size = u64::from(allowed.last.saturating_sub(allowed.first)) + 1;
         if size == 1 {

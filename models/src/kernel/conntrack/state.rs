@@ -18,7 +18,8 @@ pub struct CtSettings {
     pub max: u32,
     /// `nf_conntrack_tcp_loose`: whether a connection may be picked up in its middle.
     pub tcp_loose: bool,
-    /// `nf_conntrack_tcp_be_liberal`: whether segments out of window are let through (except RST).
+    /// `nf_conntrack_tcp_be_liberal`: whether segments out of window are let through, except a RST left of what was
+    /// acknowledged.
     pub tcp_be_liberal: bool,
     /// `nf_conntrack_tcp_max_retrans`: unanswered retransmissions until the shorter timeout.
     pub tcp_max_retrans: u8,
@@ -616,7 +617,9 @@ impl TcpTrack {
         if self.state >= TcpState::FinWait && self.state != TcpState::SynSent2 {
             return Reset::InWindow;
         }
-        if let Some(maxack) = self.seen(dir.opposite()).maxack {
+        // What was acknowledged says nothing after a SYN that was let through.
+        let after_syn = self.last.is_some_and(|last| last.kind == Kind::Syn);
+        if let Some(maxack) = self.seen(dir.opposite()).maxack.filter(|_| !after_syn) {
             if tcp.seq == 0 && !self.is_established() {
                 return Reset::Close;
             }
@@ -657,8 +660,7 @@ impl TcpTrack {
         let has = |flag| tcp.flags.contains(flag);
         let (mut seq, mut ack, win) = (tcp.seq, tcp.ack, tcp.window);
         let mut end = segment_end(tcp, len);
-        let opening = (self.state == TcpState::SynSent && dir == Direction::Original)
-            || (self.state == TcpState::SynRecv && dir == Direction::Reply);
+        let opening = matches!(self.state, TcpState::SynSent | TcpState::SynRecv);
         if sender.maxwin == 0 {
             sender.end = end;
             sender.maxwin = win.max(1);
@@ -677,10 +679,15 @@ impl TcpTrack {
                     receiver.end = ack;
                 }
             }
-        } else if opening && after(end, sender.end) {
+        } else if has(TcpFlags::SYN) && after(end, sender.end) && opening {
+            // RFC 9293 3.4.3: a later SYN begins anew.
             sender.end = end;
             sender.maxend = end;
             sender.maxwin = win.max(1);
+            if dir == Direction::Reply && !has(TcpFlags::ACK) {
+                self.store(dir, sender, receiver);
+                return Window::In;
+            }
         }
         if !has(TcpFlags::ACK) || (has(TcpFlags::RST) && ack == 0) {
             ack = receiver.end;
@@ -689,8 +696,7 @@ impl TcpTrack {
             seq = sender.end;
             end = sender.end;
         }
-        let liberal =
-            sender.liberal || receiver.liberal || (settings.tcp_be_liberal && !has(TcpFlags::RST));
+        let liberal = sender.liberal || receiver.liberal || settings.tcp_be_liberal;
         let out = || if liberal { Window::In } else { Window::Out };
         if !before(seq, sender.maxend.wrapping_add(1)) || !before(ack, receiver.end.wrapping_add(1))
         {
@@ -706,11 +712,7 @@ impl TcpTrack {
             if liberal {
                 return Window::In;
             }
-            return if has(TcpFlags::RST) {
-                Window::Out
-            } else {
-                Window::Stale
-            };
+            return Window::Stale;
         }
         sender.maxwin = sender.maxwin.max(win);
         if after(end, sender.end) {

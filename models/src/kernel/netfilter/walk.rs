@@ -913,10 +913,10 @@ fn has_type_v6(ns: &Netns, addr: Ipv6Addr, only: Option<DevIndex>, wanted: AddrT
         AddrType::Multicast => addr.is_multicast(),
         AddrType::Unicast => !addr.is_multicast() && !addr.is_unspecified(),
         AddrType::Local => addr_type(ns, ip, only) == AddrType::Local,
-        AddrType::Unreachable => {
-            let there = ns.route(ip).ok().and_then(|_| ns.fib.lookup(ip));
-            there.is_none_or(|route| only.is_some() && route.dev != only)
-        }
+        AddrType::Unreachable => match only {
+            Some(dev) => !ns.fib.leads_by(ip, dev),
+            None => ns.route(ip).is_err(),
+        },
         AddrType::Broadcast | AddrType::Anycast | AddrType::Blackhole | AddrType::Prohibit => false,
     }
 }

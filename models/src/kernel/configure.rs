@@ -490,7 +490,8 @@ impl Netns {
                     routes.push(route(RouteKind::Broadcast, host_net(last), Scope::Link, 0));
                 }
             }
-            IpNet::V6(v6) if !loopback && v6.prefix_len() < 128 => {
+            // A prefix of one address has its route too (`addrconf_prefix_route`).
+            IpNet::V6(v6) if !loopback => {
                 routes.push(route(
                     RouteKind::Unicast,
                     IpNet::V6(v6.trunc()),

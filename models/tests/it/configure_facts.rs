@@ -89,3 +89,14 @@ fn the_last_address_takes_the_routes_along_and_down_takes_ipv6() {
             .is_empty()
     );
 }
+
+/// As seen on Linux 6.18.
+#[test]
+fn a_single_ipv6_address_has_its_route() {
+    let mut net = Net::default();
+    let node = net.add("node/n");
+    net.link(node, "eth0", 1500, NewLinkKind::Dummy);
+    net.addr(node, "eth0", "fd00:1::1/128");
+    let shown = net.netns[node].show_route(Family::V6);
+    assert_eq!(shown, "fd00:1::1 dev eth0 proto kernel metric 256 \n");
+}

@@ -189,6 +189,7 @@ fn nearness(
         let Requirement::Is(key, wanted) = requirement else {
             continue;
         };
+        alike |= **wanted == *group.object.name.as_str();
         let Some(found) = group.labels.get(key) else {
             unlike += wanted.len();
             continue;

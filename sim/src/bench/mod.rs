@@ -10,9 +10,18 @@ pub mod w2;
 pub mod reach;
 pub mod meter;
 
+use std::cell::Cell;
+use std::rc::Rc;
+
+use podwire_models::base::{Time, hash};
 use podwire_models::cluster::install::Machines;
 use podwire_models::kernel::link::DeviceKind;
+use podwire_models::wire::{NoRecorder, Packet};
 use serde::Serialize;
+
+use crate::engine::Seeded;
+use crate::simulation::{Behaviour, Simulation};
+use meter::Meter;
 
 pub use w1::w1;
 pub use w2::w2;
@@ -81,6 +90,53 @@ impl Report {
     /// system does not tell CPU time.
     pub fn per_second(&self, count: u64) -> f64 {
         meter::rate(count, self.cpu_seconds.unwrap_or(self.wall_seconds))
+    }
+}
+
+/// What the programs of a workload count together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    delivered: u64,
+    fingerprint: u64,
+}
+
+/// Counts a packet that a program has received.
+fn count(tally: &Cell<Tally>, packet: &Packet, now: Time) {
+    let mut all = tally.get();
+    all.delivered += 1;
+    let which = hash::combine(packet.id.0, packet.flow.0);
+    all.fingerprint = hash::combine(all.fingerprint, which ^ now.0);
+    tally.set(all);
+}
+
+/// Runs a workload until so many packets are delivered.
+fn run<M: Behaviour>(
+    workload: &'static str,
+    sizes: &Sizes,
+    setup_seconds: f64,
+    (mut simulation, tally): (Simulation<M, Seeded, NoRecorder>, Rc<Cell<Tally>>),
+) -> Report {
+    let run = Meter::start();
+    while tally.get().delivered < sizes.packets && simulation.step(Time::MAX) {}
+    let (wall_seconds, cpu_seconds) = (run.wall_seconds(), run.cpu_seconds());
+    let Tally {
+        delivered,
+        fingerprint,
+    } = tally.get();
+    Report {
+        schema: "podwire.bench/v1",
+        workload,
+        nodes: sizes.nodes,
+        pods: sizes.nodes * sizes.pods_per_node,
+        services: sizes.services,
+        packets: delivered,
+        transmissions: transmissions(&simulation.machines),
+        events: simulation.events(),
+        setup_seconds,
+        cpu_seconds,
+        wall_seconds,
+        peak_bytes: meter::peak_bytes(),
+        fingerprint: format!("{fingerprint:016x}"),
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use podwire_models::api::{Node, Objects, Pod, PodSpec, PortRef, Service, ServicePort};
 use podwire_models::base::{
-    Dice, Labels, ObjectKey, ObjectName, OriginId, Protocol, Purpose, Selector, Stream, Time, hash,
+    Dice, Labels, ObjectKey, ObjectName, OriginId, Protocol, Purpose, Selector, Stream, Time,
 };
 use podwire_models::cluster::install::{Machines, Site};
 use podwire_models::kernel::link::DeviceKind;
@@ -21,8 +21,8 @@ use podwire_models::wire::{
     Data, L4, Message, NoRecorder, Packet, PacketId, Payload, Transport, Udp,
 };
 
-use super::meter::{self, Meter};
-use super::{Report, Sizes};
+use super::meter::Meter;
+use super::{Report, Sizes, Tally};
 use crate::engine::Seeded;
 use crate::lab::{Lab, Plan};
 use crate::simulation::{AppId, Behaviour, Simulation};
@@ -40,13 +40,6 @@ const RATE: u64 = 10_000_000_000;
 const NODE_DELAY: Duration = Duration::from_micros(50);
 /// Delay between a pod and its node.
 const POD_DELAY: Duration = Duration::from_micros(1);
-
-/// What all flows count together.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tally {
-    delivered: u64,
-    fingerprint: u64,
-}
 
 /// One pod's program: sends to its peer at a constant rate, and counts what it receives.
 #[derive(Clone, Debug)]
@@ -73,7 +66,7 @@ impl Behaviour for Flow {
             }
             AppEvent::Timer(_) => self.fire(cx),
             AppEvent::Packet(packet) => {
-                self.count(&packet, cx.now);
+                super::count(&self.tally, &packet, cx.now);
                 self.spare = Some(packet);
             }
             AppEvent::OpenFailed { .. } | AppEvent::Error { .. } | AppEvent::SendFailed { .. } => {}
@@ -114,14 +107,6 @@ impl Flow {
             after: INTERVAL,
             token: Token::default(),
         });
-    }
-
-    fn count(&self, packet: &Packet, now: Time) {
-        let mut tally = self.tally.get();
-        tally.delivered += 1;
-        let which = hash::combine(packet.id.0, packet.flow.0);
-        tally.fingerprint = hash::combine(tally.fingerprint, which ^ now.0);
-        self.tally.set(tally);
     }
 }
 
@@ -256,31 +241,9 @@ fn start(lab: &Lab, sizes: &Sizes) -> (Simulation<Flow, Seeded, NoRecorder>, Rc<
 pub fn w1(sizes: &Sizes) -> Report {
     let setup = Meter::start();
     let lab = cluster(sizes);
-    let (mut simulation, tally) = start(&lab, sizes);
+    let running = start(&lab, sizes);
     drop(lab);
-    let setup_seconds = setup.wall_seconds();
-    let run = Meter::start();
-    while tally.get().delivered < sizes.packets && simulation.step(Time::MAX) {}
-    let (wall_seconds, cpu_seconds) = (run.wall_seconds(), run.cpu_seconds());
-    let Tally {
-        delivered,
-        fingerprint,
-    } = tally.get();
-    Report {
-        schema: "podwire.bench/v1",
-        workload: "w1",
-        nodes: sizes.nodes,
-        pods: sizes.nodes * sizes.pods_per_node,
-        services: sizes.services,
-        packets: delivered,
-        transmissions: super::transmissions(&simulation.machines),
-        events: simulation.events(),
-        setup_seconds,
-        cpu_seconds,
-        wall_seconds,
-        peak_bytes: meter::peak_bytes(),
-        fingerprint: format!("{fingerprint:016x}"),
-    }
+    super::run("w1", sizes, setup.wall_seconds(), running)
 }
 
 #[cfg(test)]

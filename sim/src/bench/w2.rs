@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use podwire_models::api::{Node, Objects, Pod, PodSpec, PortRef, Service, ServicePort};
 use podwire_models::base::{
-    Dice, Labels, ObjectKey, ObjectName, OriginId, Protocol, Purpose, Selector, Stream, Time, hash,
+    Dice, Labels, ObjectKey, ObjectName, OriginId, Protocol, Purpose, Selector, Stream, Time,
 };
 use podwire_models::cluster::install::Site;
 use podwire_models::control::cni::Cni;
-use podwire_models::wire::{L4, NoRecorder, Packet};
+use podwire_models::wire::{L4, NoRecorder};
 
-use super::meter::{self, Meter};
-use super::{Report, Sizes};
+use super::meter::Meter;
+use super::{Report, Sizes, Tally};
 use crate::engine::Seeded;
 use crate::lab::{Lab, Plan};
 use crate::simulation::{Behaviour, Simulation};
@@ -37,13 +37,6 @@ const INTERVAL: Duration = Duration::from_micros(100);
 /// Packets that a connection takes: what is sent in one run is at least what is asked for.
 const PACKETS_OF_A_CONNECTION: u64 = 8;
 
-/// What all programs count together.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tally {
-    delivered: u64,
-    fingerprint: u64,
-}
-
 enum Machine {
     Client(Box<TcpClient>),
     Server(Box<TcpServer>),
@@ -58,22 +51,12 @@ struct Program {
 impl Behaviour for Program {
     fn handle<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>) {
         if let AppEvent::Packet(packet) = &event {
-            self.count(packet, cx.now);
+            super::count(&self.tally, packet, cx.now);
         }
         match &mut self.machine {
             Machine::Client(client) => client.handle(event, cx),
             Machine::Server(server) => server.handle(event, cx),
         }
-    }
-}
-
-impl Program {
-    fn count(&self, packet: &Packet, now: Time) {
-        let mut tally = self.tally.get();
-        tally.delivered += 1;
-        let which = hash::combine(packet.id.0, packet.flow.0);
-        tally.fingerprint = hash::combine(tally.fingerprint, which ^ now.0);
-        self.tally.set(tally);
     }
 }
 
@@ -218,31 +201,9 @@ fn start(lab: &Lab, sizes: &Sizes) -> (Running, Rc<Cell<Tally>>) {
 pub fn w2(sizes: &Sizes) -> Report {
     let setup = Meter::start();
     let lab = cluster(sizes);
-    let (mut simulation, tally) = start(&lab, sizes);
+    let running = start(&lab, sizes);
     drop(lab);
-    let setup_seconds = setup.wall_seconds();
-    let run = Meter::start();
-    while tally.get().delivered < sizes.packets && simulation.step(Time::MAX) {}
-    let (wall_seconds, cpu_seconds) = (run.wall_seconds(), run.cpu_seconds());
-    let Tally {
-        delivered,
-        fingerprint,
-    } = tally.get();
-    Report {
-        schema: "podwire.bench/v1",
-        workload: "w2",
-        nodes: sizes.nodes,
-        pods: sizes.nodes * sizes.pods_per_node,
-        services: sizes.services,
-        packets: delivered,
-        transmissions: super::transmissions(&simulation.machines),
-        events: simulation.events(),
-        setup_seconds,
-        cpu_seconds,
-        wall_seconds,
-        peak_bytes: meter::peak_bytes(),
-        fingerprint: format!("{fingerprint:016x}"),
-    }
+    super::run("w2", sizes, setup.wall_seconds(), running)
 }
 
 #[cfg(test)]

@@ -543,7 +543,6 @@ fn captures() {
     );
     let says: String = answers.iter().map(|(_, says)| &**says).collect();
     assert!(says.is_empty(), "captures differ:\n{says}");
-    let [packets, entries] = [packets, entries].map(super::referee::over);
     let how_much = format!(
         "{} clusters, {flows} flows, {packets} packets, {entries} entries",
         answers.len()

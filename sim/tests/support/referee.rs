@@ -233,13 +233,6 @@ pub(crate) fn checked(key: &str, how_much: &str) {
     note(&format!("{key}.{form}"), how_much);
 }
 
-/// Returns a count as its first digit and zeros: for what a busy machine's clock may change by a few.
-#[allow(dead_code, reason = "one of the two suites counts so")]
-pub(crate) fn over(count: usize) -> String {
-    let unit = 10_usize.pow(count.checked_ilog10().unwrap_or(0));
-    format!("over {}", count / unit * unit)
-}
-
 /// Writes down the rows themselves.
 #[allow(dead_code, reason = "one of the two suites does it for both")]
 pub(crate) fn rows() {

@@ -13,10 +13,10 @@ use super::twin::Twin;
 const PACKETS: u64 = 25;
 
 /// Where the two kernels part.
-struct Difference {
+pub(super) struct Difference {
     /// Which packet of the case.
     at: usize,
-    says: String,
+    pub(super) says: String,
 }
 
 /// Passes a case through both.
@@ -36,7 +36,7 @@ fn compare(case: &Case, router: &mut Router) -> Result<(), Difference> {
     Ok(())
 }
 
-fn differ(twin: &Twin, at: usize, ours: &Seen, real: &Seen) -> Result<(), Difference> {
+pub(super) fn differ(twin: &Twin, at: usize, ours: &Seen, real: &Seen) -> Result<(), Difference> {
     if ours == real {
         return Ok(());
     }
@@ -104,6 +104,25 @@ fn random(seed: u64, router: &mut Router) -> (Case, Option<Difference>) {
     (case, None)
 }
 
+/// How often a seed is tried whose difference is not there a second time.
+const TRIES: usize = 5;
+
+/// Makes a seed's case until it is whole, or the kernels part at the same place twice: timers of a busy machine are
+/// late now and then, and what is counted must not depend on them.
+fn settled(seed: u64, router: &mut Router) -> (Case, Option<Difference>) {
+    for _ in 1..TRIES {
+        let (case, difference) = random(seed, router);
+        let Some(difference) = difference else {
+            return (case, None);
+        };
+        if difference.says.starts_with("load:") || compare(&case, router).is_err() {
+            return (case, Some(difference));
+        }
+        println!("seed {seed}, once more, because of\n{}", difference.says);
+    }
+    random(seed, router)
+}
+
 /// Takes away rules, packets and settings as long as the kernels still part.
 fn shrink(mut case: Case, first: Difference, router: &mut Router) -> (Case, Difference) {
     case.shots.truncate(first.at + 1);
@@ -165,7 +184,7 @@ fn random_rules_and_packets() {
     let mut router = Router::start("fuzz", "-legacy");
     let (mut packets, mut by_port, mut failures) = (0, [0; 3], Vec::new());
     for seed in first..first + sets {
-        let (case, difference) = random(seed, &mut router);
+        let (case, difference) = settled(seed, &mut router);
         packets += case.shots.len();
         for shot in &case.shots {
             by_port[match shot.port {
@@ -181,11 +200,6 @@ fn random_rules_and_packets() {
                 difference.says,
                 case.rules
             );
-            // Timers of a busy machine are late now and then: a difference counts if it is there again.
-            if compare(&case, &mut router).is_ok() {
-                println!("seed {seed}: once only: {}", difference.says);
-                continue;
-            }
             let (case, difference) = shrink(case, difference, &mut router);
             println!(
                 "\n===== seed {seed}: packet {}\n{}\n{}",

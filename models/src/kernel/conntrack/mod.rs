@@ -1,6 +1,6 @@
 //! Connection tracking of one network namespace (`nf_conntrack`, `nf_nat`).
 //!
-//! Reading order: [`state`] (protocols and their timeouts), [`table`] (the entries), [`nat`] (translation), [`show`]
+//! Reading order: [`state`] (protocols and their timeouts), [`table`] (the entries), `full` (no room for more), [`nat`] (translation), [`show`]
 //! (`conntrack -L`, `conntrack -D`). Stands for `net/netfilter/nf_conntrack_*.c` and `nf_nat_*.c` of Linux 6.18.
 //!
 //! # Fidelity
@@ -10,6 +10,7 @@
 pub mod sctp;
 pub mod state;
 pub mod table;
+mod full;
 pub mod nat;
 pub mod show;
 

@@ -1,11 +1,12 @@
 //! The table of connections: a slab of entries, found by either of their tuples (`nf_conntrack_core.c`).
 //!
 //! There are no timers: an entry whose time is up is treated as absent by whoever meets it, and is swept when the
-//! table is full. A first packet's entry waits in a single pending place until the packet leaves the namespace or
+//! table is full (`full.rs`). A first packet's entry waits in a single pending place until the packet leaves the namespace or
 //! reaches a socket; a packet that is dropped before leaves nothing.
 
 use std::net::IpAddr;
 
+use super::full::Chains;
 use super::state::{CtSettings, Effect, Proto};
 use super::{CtInfo, CtRef, Direction};
 use crate::base::{Family, FxIndexMap, Time, hash};
@@ -114,6 +115,10 @@ pub struct Conntrack {
     pending_ended: bool,
     /// No entry ends before this moment.
     earliest: Time,
+    /// The hash chains, once somebody had to know them.
+    pub(super) chains: Option<Chains>,
+    /// When entries that can go are collected, if a packet was dropped for want of room.
+    pub(super) collects_at: Option<Time>,
 }
 
 impl Default for Conntrack {
@@ -155,6 +160,10 @@ const fn tcp_flags_make_sense(flags: TcpFlags) -> bool {
         || bits == ack | urg
 }
 
+fn senseless(packet: &Packet) -> bool {
+    matches!(packet.transport, Transport::Tcp(tcp) if !tcp_flags_make_sense(tcp.flags))
+}
+
 impl Conntrack {
     /// Returns an empty table.
     pub fn new(settings: CtSettings) -> Self {
@@ -169,6 +178,8 @@ impl Conntrack {
             pending_generation: 0,
             pending_ended: false,
             earliest: Time::MAX,
+            chains: None,
+            collects_at: None,
         }
     }
 
@@ -270,7 +281,6 @@ impl Conntrack {
             Transport::Icmp(
                 Icmp::NeighbourSolicitation { .. } | Icmp::NeighbourAdvertisement { .. },
             ) => return Tracked::Untracked,
-            Transport::Tcp(tcp) if !tcp_flags_make_sense(tcp.flags) => return self.invalid(),
             Transport::Icmp(Icmp::EchoRequest { .. } | Icmp::EchoReply { .. })
             | Transport::Tcp(_)
             | Transport::Udp(_)
@@ -280,6 +290,7 @@ impl Conntrack {
             return Tracked::Untracked;
         };
         match self.lookup(&tuple, now) {
+            Some(_) if senseless(packet) => self.invalid(),
             Some((ct, dir)) => self.continued(ct, dir, packet, now),
             None => self.begun(tuple, packet, now),
         }
@@ -349,13 +360,17 @@ impl Conntrack {
     }
 
     fn begun(&mut self, tuple: FiveTuple, packet: &Packet, now: Time) -> Tracked {
-        let Some(mut proto) = Proto::begin(packet, &self.settings, now) else {
-            return self.invalid();
-        };
-        if self.len() >= self.settings.max as usize && !self.make_room(&tuple, now) {
+        // Memory is asked for first: what could begin nothing is dropped, too, and evicts others.
+        if !self.make_room(&tuple, now) {
             self.stats.drop += 1;
             return Tracked::Full;
         }
+        if senseless(packet) {
+            return self.invalid();
+        }
+        let Some(mut proto) = Proto::begin(packet, &self.settings, now) else {
+            return self.invalid();
+        };
         let (dir, mut assured) = (Direction::Original, false);
         let effect = proto.packet(packet, dir, false, &mut assured, true, &self.settings, now);
         let Effect::Refresh(timeout) = effect else {
@@ -385,35 +400,20 @@ impl Conntrack {
         }
     }
 
-    /// Makes room for one entry: sweeps those that have ended, else evicts one that is not ASSURED from the
-    /// neighbourhood of `tuple` (`early_drop` looks at eight hash chains).
-    fn make_room(&mut self, tuple: &FiveTuple, now: Time) -> bool {
-        const LOOKED_AT: u64 = 16;
-        if self.earliest <= now {
-            self.sweep(now);
-            if self.len() < self.settings.max as usize {
-                return true;
-            }
-        }
-        let places = self.slots.len() as u64;
-        let start = tuple_hash(tuple).checked_rem(places).unwrap_or(0);
-        let evictable = |slot: &u32| {
-            self.slots
-                .get(*slot as usize)
-                .and_then(|s| s.entry.as_ref())
-                .is_some_and(|entry| !entry.assured)
-        };
-        let victim = (0..LOOKED_AT.min(places))
-            .filter_map(|n| u32::try_from((start + n) % places).ok())
-            .find(evictable);
-        match victim {
-            Some(slot) => {
-                self.stats.early_drop += 1;
-                self.remove(slot);
-                true
-            }
-            None => false,
-        }
+    /// Whether the time of an entry may be up.
+    pub(super) fn may_have_ended(&self, now: Time) -> bool {
+        self.earliest <= now
+    }
+
+    /// Returns the entry at a place.
+    pub(super) fn place(&self, slot: u32) -> Option<&Entry> {
+        self.slots.get(slot as usize)?.entry.as_ref()
+    }
+
+    /// Returns every entry with its place.
+    pub(super) fn places(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        let all = (0..).zip(&self.slots);
+        all.filter_map(|(n, slot)| slot.entry.as_ref().map(|entry| (n, entry)))
     }
 
     /// Removes every entry whose time is up.
@@ -436,12 +436,15 @@ impl Conntrack {
         doomed.len()
     }
 
-    fn remove(&mut self, slot: u32) {
+    pub(super) fn remove(&mut self, slot: u32) {
         let Some(place) = self.slots.get_mut(slot as usize) else {
             return;
         };
         if let Some(entry) = place.entry.take() {
             place.generation = place.generation.wrapping_add(1);
+            if let Some(chains) = &mut self.chains {
+                chains.remove(slot, &entry);
+            }
             self.index.swap_remove(&entry.original);
             self.index.swap_remove(&entry.reply);
             let source = source_of(&entry.original);
@@ -485,6 +488,9 @@ impl Conntrack {
         if entry.nat.src {
             let slots = self.sources.entry(source_of(&original)).or_default();
             slots.push(slot);
+        }
+        if let Some(chains) = &mut self.chains {
+            chains.insert(slot, &entry);
         }
         place.entry = Some(entry);
         let generation = place.generation;

@@ -736,7 +736,7 @@ fn opaque(len: u32) -> Payload {
     })
 }
 
-const fn packet(n: u64, src: IpAddr, dst: IpAddr, transport: Transport) -> Packet {
+pub(crate) const fn packet(n: u64, src: IpAddr, dst: IpAddr, transport: Transport) -> Packet {
     Packet {
         id: PacketId(n),
         flow: FlowKey(n),

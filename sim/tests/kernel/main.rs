@@ -22,6 +22,7 @@ mod capture;
 mod cases;
 mod cluster;
 mod designed;
+mod full;
 mod fuzz;
 mod generate;
 mod literal;

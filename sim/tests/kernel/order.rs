@@ -1,5 +1,5 @@
 //! What depends on what came before: entries that outlive their rules, source ports that are taken, clients that are
-//! remembered. Attempts are made one after the other in one simulation, and in one set of real namespaces.
+//! remembered, a table without room. Attempts are made one after the other in one simulation, and in one set of real namespaces.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -14,6 +14,7 @@ use podwire_models::wire::{L4, NoRecorder};
 use serde_json::{Value, json};
 
 use super::cluster::{Built, ask, flow, name_of, servers};
+use super::full;
 use super::worlds::{Flow, Stack, World, build, change_of, filled, manifests};
 
 /// One step: an attempt, or something that is done on a machine.
@@ -24,9 +25,11 @@ enum Step {
     Rule(&'static str, &'static str),
     /// `conntrack -D -p udp`.
     Forget(&'static str),
+    /// The table of connections is filled with others.
+    Fill(&'static str),
 }
 
-use Step::{Forget, Rule, Try};
+use Step::{Fill, Forget, Rule, Try};
 
 const A: &str = "node/node-a";
 const B: &str = "node/node-b";
@@ -147,6 +150,24 @@ const STORIES: &[(&str, Cni, &[Step])] = &[
             Try(A1, 20005, "tcp", "svc/shop/sticky:80"),
         ],
     ),
+    (
+        "no room for connections",
+        Cni::Kindnet,
+        &[
+            Try(A1, 20000, "tcp", "pod/shop/b2:8080"),
+            Fill(A),
+            Try(A1, 20001, "tcp", "pod/shop/b2:8080"),
+            Try(A1, 20002, "udp", "pod/shop/b2:8080"),
+            Try(A1, 20003, "tcp", "pod/shop/a2:8080"),
+            Try(A, 20004, "tcp", "pod/shop/b2:8080"),
+            Try(A, 20005, "udp", "pod/shop/b2:8080"),
+            Try("pod/shop/b1", 20006, "tcp", "pod/shop/a1:8080"),
+            Try("pod/shop/b1", 20007, "tcp", "pod/shop/b2:8080"),
+            Forget(A),
+            Try(A1, 20001, "tcp", "pod/shop/b2:8080"),
+            Try(A, 20005, "udp", "pod/shop/b2:8080"),
+        ],
+    ),
 ];
 
 /// The port a server saw: the client's own, or one of a class (`nf_nat_l4proto_unique_tuple`).
@@ -222,6 +243,14 @@ fn compare(number: usize) -> (usize, String) {
                 };
                 machine.conntrack.as_mut().unwrap().delete(&udp);
                 inside(at, &["conntrack", "-D", "-p", "udp"]);
+            }
+            Fill(at) => {
+                let mut now = simulation.now();
+                let machine = simulation.machines.cluster.netns_mut(netns(at)).unwrap();
+                full::fill(machine.conntrack.as_mut().unwrap(), true, &mut now);
+                let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/ctnetlink.py");
+                let done = inside(at, &["python3", script]);
+                assert!(done.status.success(), "{done:?}");
             }
             Try(from, port, proto, to) => {
                 let one = Flow::new(from, proto, to);

@@ -8,6 +8,9 @@ one JSON value a line, and takes the namespaces away when its input ends.
   {"op": "send", "dev": "a0"|"b0"|"local", "family": 4|6, "frame": HEX}
       -> {"errno": NAME, "counters": {"TABLE CHAIN": [PACKETS…]}, "frames": [[DEV, HEX]…], "delivered": N}
   {"op": "conntrack"}                                                 -> {"lines": [TEXT…]}
+  {"op": "fill", "assured": BOOL}                                     -> {"max": N, "count": N}
+      fills the table with connections from 198.18.0.0/16 to 10.9.9.9:53
+  {"op": "forget", "from": N, "count": N}                             -> {"ok": true}
 """
 import ctypes
 import errno as errors
@@ -20,6 +23,9 @@ import socket
 import subprocess
 import sys
 import time
+
+sys.dont_write_bytecode = True
+import ctnetlink
 
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -149,6 +155,11 @@ def handle(command, sockets, listener, raw):
             with open("/proc/self/net/xt_recent/" + name, "w") as table:
                 table.write("/")
         received(sockets)
+        return {"ok": True}
+    if command["op"] == "fill":
+        return ctnetlink.fill(command["assured"])
+    if command["op"] == "forget":
+        ctnetlink.forget(command["from"], command["count"])
         return {"ok": True}
     if command["op"] == "conntrack":
         return {"lines": run("conntrack", "-L").splitlines() + run("conntrack", "-L", "-f", "ipv6").splitlines()}

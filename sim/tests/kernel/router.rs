@@ -79,6 +79,18 @@ impl Router {
         }
     }
 
+    /// Fills the table of connections; returns how many there may be, and how many there are.
+    pub(crate) fn fill(&mut self, assured: bool) -> (u32, u32) {
+        let answer = self.ask(&json!({"op": "fill", "assured": assured}));
+        let number = |name: &str| u32::try_from(answer[name].as_u64().unwrap()).unwrap();
+        (number("max"), number("count"))
+    }
+
+    /// Takes away some of the connections with which the table was filled.
+    pub(crate) fn forget(&mut self, from: u32, count: u32) {
+        self.ask(&json!({"op": "forget", "from": from, "count": count}));
+    }
+
     /// Sends one packet.
     pub(crate) fn send(&mut self, shot: &Shot) -> Seen {
         let dev = shot.port.name();

@@ -9,10 +9,13 @@ use podwire_models::kernel::config::{Change, NewLink, NewLinkKind, NewRoute, Rou
 use podwire_models::kernel::link::Scope;
 use podwire_models::kernel::netfilter::chain::Ruleset;
 use podwire_models::kernel::{Cx, Effect, Netns};
-use podwire_models::wire::{Action, Body, Frame, Head, Icmp, L4, NetnsId, Place, Step, Transport};
+use podwire_models::wire::{
+    Action, Body, FiveTuple, Frame, Head, Icmp, L4, NetnsId, Place, Step, Transport,
+};
 
 use super::bytes;
 use super::cases::{Case, Port, Shot, mac};
+use super::full;
 use super::router::Seen;
 
 /// A namespace of the simulated kernel with two devices.
@@ -113,6 +116,26 @@ impl Twin {
             examined,
             table.map_or_else(String::new, |t| t.list(self.now)),
         )
+    }
+
+    /// Fills the table of connections, as `router.py` does.
+    pub(crate) fn fill(&mut self, assured: bool, max: u32) {
+        let change = Change::Sysctl {
+            name: "net.netfilter.nf_conntrack_max".into(),
+            value: i64::from(max),
+        };
+        self.netns.apply(&change).unwrap();
+        let table = self.netns.conntrack.as_mut().unwrap();
+        full::fill(table, assured, &mut self.now);
+    }
+
+    /// Takes away some of these connections.
+    pub(crate) fn forget(&mut self, from: u32, count: u32) {
+        let table = self.netns.conntrack.as_mut().unwrap();
+        let doomed: Vec<_> = (from..from + count)
+            .map(|number| FiveTuple::of(&full::filler(number)).unwrap())
+            .collect();
+        table.delete_where(|entry| doomed.contains(&entry.original));
     }
 
     /// Whether the kernels can be compared by this packet. Not where chance picks a port, or a neighbour is asked for

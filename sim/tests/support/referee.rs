@@ -56,7 +56,7 @@ pub(crate) const PARTS: &[Part] = &[
     ),
     part(
         "order",
-        "what depends on what came before: entries that outlive their rules, source ports that are taken, clients that are remembered",
+        "what depends on what came before: entries that outlive their rules, source ports that are taken, clients that are remembered, a table without room",
         "Linux",
         "sim/tests/kernel/order.rs",
     ),
@@ -71,6 +71,12 @@ pub(crate) const PARTS: &[Part] = &[
         "random rules and packets: rules, connection tracking, translation, answers of the kernel's own",
         "Linux",
         "sim/tests/kernel/fuzz.rs",
+    ),
+    part(
+        "full-table",
+        "a table of connections that is full: newcomers, what goes on, who is evicted, room again",
+        "Linux",
+        "sim/tests/kernel/full.rs",
     ),
     part(
         "named-packets",

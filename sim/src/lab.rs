@@ -172,7 +172,7 @@ impl Lab {
     pub fn serve_health<D: Dice, R: Witness>(&self, simulation: &mut Simulation<Program, D, R>) {
         let flags = flags(&self.plan);
         let mut wanted = BTreeMap::new();
-        for (name, machine) in &simulation.machines.nodes {
+        for (name, machine) in simulation.machines.nodes.iter() {
             let object = self.objects.nodes.get(name);
             let netns = simulation.machines.cluster.netns(machine.netns);
             if let (Some(object), Some(netns)) = (object, netns) {
@@ -408,7 +408,7 @@ fn program_agents(machines: &mut Machines, objects: &Objects, cni: Cni, before: 
         return false;
     }
     let policies = wanted.then(|| Arc::new(Policies::new(Arc::new(objects.clone()))));
-    for (name, machine) in &machines.nodes {
+    for (name, machine) in machines.nodes.iter() {
         let agent = policies.as_ref().map(|policies| {
             let agent: Arc<dyn Agent> = Arc::new(NodeAgent {
                 policies: Arc::clone(policies),
@@ -439,6 +439,15 @@ struct Rewritten {
     has: Arc<Rules>,
 }
 
+/// Whether two sets of rules are the same; long ones mostly are the very same.
+fn same(a: Option<&Arc<Rules>>, b: Option<&Arc<Rules>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
 /// Lets every node's kube-proxy write its rules and forget stale connections; returns what the rules were made from.
 fn program_nodes(
     machines: &mut Machines,
@@ -454,7 +463,7 @@ fn program_nodes(
         let view = ServiceView::new(objects.services.values(), slices, family);
         let alike = iptables::same_on_every_node(&view, &flags);
         let mut last: Option<Rewritten> = None;
-        for (name, machine) in &machines.nodes {
+        for (name, machine) in machines.nodes.iter() {
             if stopped.contains(name) {
                 continue;
             }
@@ -474,7 +483,8 @@ fn program_nodes(
                 set.expect("the setting exists and takes 1");
             }
             let had = netns.rules(family).cloned();
-            if let Some(last) = last.as_ref().filter(|last| alike && last.had == had) {
+            let as_last = |last: &&Rewritten| alike && same(last.had.as_ref(), had.as_ref());
+            if let Some(last) = last.as_ref().filter(as_last) {
                 netns.share_rules(Arc::clone(&last.has));
             } else {
                 let rules = iptables::ruleset(&view, &node_view, &flags, plan.version);

@@ -10,6 +10,7 @@ pub mod label;
 pub mod protocol;
 pub mod errno;
 pub mod ratio;
+pub mod shelf;
 pub mod dice;
 pub mod hash;
 pub mod origin;

@@ -72,7 +72,7 @@ impl Cluster {
         let wire_says = |text: &str| Decider::new(DeciderKind::Wire, text);
         let unplugged = || (Code::DeviceDown, wire_says("no wire behind this device"));
         let (id, side) = self.wire_behind(from).ok_or_else(unplugged)?;
-        let wire = self.wires.get_mut(id.0 as usize).and_then(Option::as_mut);
+        let wire = self.wires.get_mut(id.0 as usize);
         let wire = wire.ok_or_else(unplugged)?;
         let to = wire
             .ends

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Cluster, Lane, WireKind};
+use super::{Cluster, Lane, WireKind, peers};
 use crate::api::{Objects, Pod};
 use crate::base::addr::{host_net, nth_addr};
 use crate::base::{Family, ObjectKey, ObjectName, OriginId};
@@ -106,9 +106,9 @@ pub struct Machines {
     /// Namespaces and wires.
     pub cluster: Cluster,
     /// Nodes by name.
-    pub nodes: BTreeMap<ObjectName, Machine>,
+    pub nodes: Arc<BTreeMap<ObjectName, Machine>>,
     /// Pods that have a namespace of their own.
-    pub pods: BTreeMap<ObjectKey, Attached>,
+    pub pods: Arc<BTreeMap<ObjectKey, Attached>>,
     /// Outside hosts by name.
     pub hosts: BTreeMap<Arc<str>, NetnsId>,
     /// The underlay's switch and router.
@@ -300,18 +300,27 @@ impl Machines {
         }
         changes.extend(site.cni.node_setup(&net));
         self.apply(netns, &changes, net.origin, errors);
-        self.nodes.insert(name.clone(), Machine { netns, net });
+        Arc::make_mut(&mut self.nodes).insert(name.clone(), Machine { netns, net });
     }
 
     /// Every node learns how to reach the pods of every other.
     fn connect_nodes(&mut self, site: &Site, errors: &mut Vec<InstallError>) {
         let nodes: Vec<Machine> = self.nodes.values().cloned().collect();
+        let shared = peers::share_routes(&mut self.cluster, &nodes, site);
+        if shared && !site.cni.is_tunnel() {
+            return;
+        }
         for (n, node) in nodes.iter().enumerate() {
             for (m, peer) in nodes.iter().enumerate() {
-                if n != m {
-                    let changes = site.cni.peer(&node.net, &peer.net);
-                    self.apply(node.netns, &changes, peer.net.origin, errors);
+                if n == m {
+                    continue;
                 }
+                let mut changes = site.cni.tunnel_to(&peer.net);
+                if !shared {
+                    let routes = site.cni.routes_to(&node.net, &peer.net);
+                    changes.extend(routes.into_iter().map(Change::AddRoute));
+                }
+                self.apply(node.netns, &changes, peer.net.origin, errors);
             }
         }
     }
@@ -469,7 +478,7 @@ impl Machines {
             node: name,
             host_dev: attachment.host_dev,
         };
-        self.pods.insert(pod.key.clone(), attached);
+        Arc::make_mut(&mut self.pods).insert(pod.key.clone(), attached);
     }
 
     /// Writes the settings a pod asks for, as the runtime does once the plugins are through.
@@ -508,9 +517,12 @@ impl Machines {
         errors: &mut Vec<InstallError>,
     ) -> Vec<IpNet> {
         let mut announced = Vec::new();
-        let others: Vec<Machine> = self.nodes.values().cloned().collect();
         for ip in &pod.ips {
-            for other in others.iter().filter(|other| other.netns != machine.netns) {
+            if !site.cni.announces(&machine.net, *ip) {
+                continue;
+            }
+            let nodes = Arc::clone(&self.nodes);
+            for other in nodes.values().filter(|other| other.netns != machine.netns) {
                 if let Some(route) = site.cni.announce(&other.net, &machine.net, *ip) {
                     announced.push(route.dst);
                     self.apply(other.netns, &[Change::AddRoute(route)], pod.origin, errors);
@@ -567,7 +579,10 @@ impl Machines {
 
     /// Removes a pod's namespace, its device on the node and its host ports (CNI DEL).
     pub fn detach(&mut self, pod: &ObjectKey) {
-        let Some(attached) = self.pods.remove(pod) else {
+        if !self.pods.contains_key(pod) {
+            return;
+        }
+        let Some(attached) = Arc::make_mut(&mut self.pods).remove(pod) else {
             return;
         };
         self.cluster.remove_netns(attached.netns);

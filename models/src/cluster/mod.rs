@@ -4,12 +4,13 @@
 //! whole is one value that can be cloned, compared and checked.
 //!
 //! Reading order: this file (what there is), [`api_server`] (the Service every cluster has), [`settle`] (the control plane fills in), [`install`] (objects become
-//! machines), [`links`] (pairs of machines that differ), [`carry`] (a frame crosses a wire), [`machine`] (what CNI plugins
+//! machines), [`peers`] (routes between nodes), [`links`] (pairs of machines that differ), [`carry`] (a frame crosses a wire), [`machine`] (what CNI plugins
 //! see of a machine).
 
 pub mod api_server;
 pub mod settle;
 pub mod install;
+mod peers;
 pub mod links;
 pub mod carry;
 pub mod machine;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::base::shelf::Shelves;
 use crate::base::{FxIndexMap, Ratio, Time};
 use crate::kernel::Netns;
 use crate::wire::{DevIndex, L4, NetnsId, Packet};
@@ -118,19 +120,19 @@ impl Acl {
     }
 }
 
-/// All namespaces and the wires between them.
+/// All namespaces and the wires between them. A copy shares what is not changed in either.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     /// Namespaces by their number; those of deleted pods are `None`.
-    netns: Vec<Option<Netns>>,
+    netns: Shelves<Netns, 8>,
     /// Whether the machine of a namespace is switched off.
     powered_off: Vec<bool>,
     /// Namespaces by name.
-    names: FxIndexMap<Arc<str>, NetnsId>,
+    names: Arc<FxIndexMap<Arc<str>, NetnsId>>,
     /// Wires by their number; those of deleted pods are `None`.
-    wires: Vec<Option<Wire>>,
+    wires: Shelves<Wire, 32>,
     /// Which wire is behind a device: by namespace, then by device position.
-    plugged: Vec<Vec<Option<(WireId, u8)>>>,
+    plugged: Shelves<Vec<Option<(WireId, u8)>>, 32>,
     /// The underlay's firewall.
     pub acls: Vec<Acl>,
     /// Pairs of machines whose connection differs from the others'.
@@ -142,21 +144,19 @@ impl Cluster {
     pub fn add_netns(&mut self, name: &str) -> NetnsId {
         let id = NetnsId(u32::try_from(self.netns.len()).expect("fewer than 2^32 namespaces"));
         let name: Arc<str> = name.into();
-        self.netns.push(Some(Netns::new(id, Arc::clone(&name))));
+        self.netns.push(Netns::new(id, Arc::clone(&name)));
         self.powered_off.push(false);
         self.plugged.push(Vec::new());
-        self.names.insert(name, id);
+        Arc::make_mut(&mut self.names).insert(name, id);
         id
     }
 
     /// Removes a namespace and the wires that end in it. Numbers are never used again.
     pub fn remove_netns(&mut self, id: NetnsId) {
-        let Some(slot) = self.netns.get_mut(id.0 as usize) else {
+        let Some(gone) = self.netns.take(id.0 as usize) else {
             return;
         };
-        if let Some(gone) = slot.take() {
-            self.names.swap_remove(&gone.name);
-        }
+        Arc::make_mut(&mut self.names).swap_remove(&gone.name);
         let plugged = self
             .plugged
             .get_mut(id.0 as usize)
@@ -169,12 +169,12 @@ impl Cluster {
 
     /// Returns a namespace.
     pub fn netns(&self, id: NetnsId) -> Option<&Netns> {
-        self.netns.get(id.0 as usize).and_then(Option::as_ref)
+        self.netns.get(id.0 as usize)
     }
 
     /// Returns a namespace, to change it.
     pub fn netns_mut(&mut self, id: NetnsId) -> Option<&mut Netns> {
-        self.netns.get_mut(id.0 as usize).and_then(Option::as_mut)
+        self.netns.get_mut(id.0 as usize)
     }
 
     /// Returns the namespace with this name.
@@ -184,7 +184,7 @@ impl Cluster {
 
     /// Returns all namespaces in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = &Netns> {
-        self.netns.iter().flatten()
+        self.netns.iter()
     }
 
     /// Joins two devices.
@@ -205,17 +205,17 @@ impl Cluster {
             assert!(plug.is_none(), "a device has one plug");
             *plug = Some((id, side));
         }
-        self.wires.push(Some(Wire {
+        self.wires.push(Wire {
             ends: [a, b],
             kind,
             lanes: [lane, lane],
-        }));
+        });
         id
     }
 
     /// Removes a wire.
     pub fn unplug(&mut self, id: WireId) {
-        let Some(wire) = self.wires.get_mut(id.0 as usize).and_then(Option::take) else {
+        let Some(wire) = self.wires.take(id.0 as usize) else {
             return;
         };
         for (netns, dev) in wire.ends {
@@ -228,12 +228,12 @@ impl Cluster {
 
     /// Returns a wire.
     pub fn wire(&self, id: WireId) -> Option<&Wire> {
-        self.wires.get(id.0 as usize).and_then(Option::as_ref)
+        self.wires.get(id.0 as usize)
     }
 
     /// Returns a wire, to change it.
     pub fn wire_mut(&mut self, id: WireId) -> Option<&mut Wire> {
-        self.wires.get_mut(id.0 as usize).and_then(Option::as_mut)
+        self.wires.get_mut(id.0 as usize)
     }
 
     /// Returns the wire behind a device, and which of its ends this is.

@@ -539,7 +539,11 @@ impl Netns {
         Ok(())
     }
 
-    fn new_route(&self, new: &NewRoute) -> Result<Route, ConfigError> {
+    /// Returns the route that a wish for one comes to.
+    ///
+    /// # Errors
+    /// As `ip route add`.
+    pub(crate) fn new_route(&self, new: &NewRoute) -> Result<Route, ConfigError> {
         let dev = new.dev.as_ref().map(|dev| self.index_of(dev)).transpose()?;
         if let Some(dev) = dev.filter(|dev| self.device(*dev).is_some_and(|d| !d.up)) {
             let name = self

@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::OnceLock;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 
@@ -14,7 +15,7 @@ use super::config::RouteKind;
 use super::link::{DeviceKind, Scope};
 use super::netfilter::chain::AddrType;
 use crate::base::addr::{from_bits, host_net, to_bits};
-use crate::base::{Errno, Family, FxIndexMap, OriginId};
+use crate::base::{Errno, Family, OriginId};
 use crate::wire::DevIndex;
 
 /// An entry of a routing table.
@@ -45,7 +46,7 @@ pub struct Route {
 }
 
 /// Table local or main.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Table {
     Local,
     Main,
@@ -63,98 +64,221 @@ impl Table {
     }
 }
 
+/// What a network is found by: its table, its length, its first address.
+type Key = (Table, u8, u128);
+
+fn key_of(route: &Route) -> Key {
+    let (len, start) = (route.dst.prefix_len(), to_bits(route.dst.network()));
+    (Table::of(route.kind), len, start)
+}
+
 /// Both tables of one family.
 #[derive(Clone, Debug)]
 struct Prefixes {
     family: Family,
-    /// Routes by table, prefix length and network, lowest metric first.
-    networks: FxIndexMap<(Table, u8, u128), Vec<Route>>,
+    /// Routes in the order of their keys; those of one network lowest metric first.
+    own: Vec<Route>,
+    /// Routes of table main that other namespaces have as well.
+    shared: Option<Arc<Shared>>,
+    /// Networks of `shared` that do not count here, in order: they are gone, or among the own ones.
+    hidden: Vec<Key>,
     /// What look-ups search; worked out when first asked for after a change.
     compiled: OnceLock<Compiled>,
 }
 
-/// Ranges of addresses that have the same route: a look-up is a binary search.
+/// Routes of table main that many namespaces have alike, one for each network, in the order of their keys: the routes of
+/// nodes to the pods of all others. Kept once.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    routes: Vec<Route>,
+    ranges: Ranges,
+    /// For each route the one whose network its own lies in.
+    around: Vec<u32>,
+    /// Length of the longest prefix.
+    longest: u8,
+}
+
+impl Shared {
+    /// Returns routes to share among namespaces that have the same devices for them; `None` if two are to the same
+    /// network, or one is not of this family and table main.
+    pub fn new(family: Family, mut routes: Vec<Route>) -> Option<Self> {
+        routes.sort_by_key(key_of);
+        let fits = |r: &Route| {
+            Table::of(r.kind) == Table::Main
+                && Family::of_net(r.dst) == family
+                && r.dst == r.dst.trunc()
+        };
+        let mut pairs = routes.iter().zip(routes.iter().skip(1));
+        if !routes.iter().all(fits) || pairs.any(|(a, b)| key_of(a) == key_of(b)) {
+            return None;
+        }
+        let ranges = ranges(&routes, Table::Main, family);
+        let longest = routes.last().map_or(0, |route| route.dst.prefix_len());
+        let mut shared = Self {
+            routes,
+            ranges,
+            around: Vec::new(),
+            longest,
+        };
+        let around = |r: &Route| {
+            let start = to_bits(r.dst.network());
+            let shorter = (0..r.dst.prefix_len()).rev();
+            let mut keys = shorter.map(|len| (Table::Main, len, start & !host(family.bits(), len)));
+            let found = keys.find_map(|key| shared.position(key));
+            found
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(NO_ROUTE)
+        };
+        shared.around = shared.routes.iter().map(around).collect();
+        Some(shared)
+    }
+
+    fn position(&self, key: Key) -> Option<usize> {
+        self.routes.binary_search_by_key(&key, key_of).ok()
+    }
+
+    fn exactly(&self, key: Key) -> Option<&Route> {
+        self.routes.get(self.position(key)?)
+    }
+
+    /// Returns the longest prefix with an address that is not hidden.
+    fn lookup(&self, dst: IpAddr, hidden: &[Key]) -> Option<&Route> {
+        let mut entry = self.ranges.find(dst)? as usize;
+        loop {
+            let route = self.routes.get(entry)?;
+            if hidden.binary_search(&key_of(route)).is_err() {
+                return Some(route);
+            }
+            entry = *self.around.get(entry)? as usize;
+        }
+    }
+}
+
+/// Ranges of addresses that have the same route: a look-up is a binary search. Entries are positions among the own routes.
 #[derive(Clone, Debug)]
 struct Compiled {
     /// Of table local.
     local: Ranges,
     /// Of table local and, where it says nothing, of table main.
     both: Ranges,
-    /// The best route of each network.
-    best: Vec<Route>,
 }
 
-impl Compiled {
-    fn of(prefixes: &Prefixes) -> Self {
-        let local = prefixes.ranges(Table::Local);
-        let main = prefixes.ranges(Table::Main);
-        let best = |routes: &Vec<Route>| routes.first().cloned();
-        let all = prefixes.networks.values().map(best);
-        Self {
-            both: main.behind(&local, prefixes.family),
-            local,
-            best: all
-                .collect::<Option<_>>()
-                .expect("a network without routes is removed"),
+/// Works out the ranges of the networks of one table, each with the position of its first route.
+fn ranges(routes: &[Route], table: Table, family: Family) -> Ranges {
+    let mut prefixes: Vec<(u128, u8, u32)> = Vec::new();
+    for (position, route) in (0..).zip(routes) {
+        let (of, len, start) = key_of(route);
+        let known = prefixes
+            .last()
+            .is_some_and(|last| (last.0, last.1) == (start, len));
+        if of == table && !known {
+            prefixes.push((start, len, position));
         }
     }
+    Ranges::of(prefixes, family)
 }
 
 impl Prefixes {
-    fn new(family: Family) -> Self {
+    const fn new(family: Family) -> Self {
         Self {
             family,
-            networks: FxIndexMap::default(),
+            own: Vec::new(),
+            shared: None,
+            hidden: Vec::new(),
             compiled: OnceLock::new(),
         }
     }
 
     #[inline]
     fn compiled(&self) -> &Compiled {
-        self.compiled.get_or_init(|| Compiled::of(self))
+        self.compiled.get_or_init(|| {
+            let local = ranges(&self.own, Table::Local, self.family);
+            let main = ranges(&self.own, Table::Main, self.family);
+            Compiled {
+                both: main.behind(&local, self.family),
+                local,
+            }
+        })
     }
 
     #[inline]
     fn lookup(&self, dst: IpAddr) -> Option<&Route> {
-        let compiled = self.compiled();
-        compiled.best.get(compiled.both.find(dst)? as usize)
+        let entry = self.compiled().both.find(dst);
+        let own = entry.and_then(|entry| self.own.get(entry as usize));
+        let Some(shared) = &self.shared else {
+            return own;
+        };
+        let enough = |own: &Route| {
+            Table::of(own.kind) == Table::Local || own.dst.prefix_len() >= shared.longest
+        };
+        if own.is_some_and(enough) {
+            return own;
+        }
+        let theirs = shared.lookup(dst, &self.hidden);
+        let len = |route: Option<&Route>| route.map(|route| route.dst.prefix_len());
+        if len(own) >= len(theirs) { own } else { theirs }
     }
 
     #[inline]
     fn lookup_local(&self, dst: IpAddr) -> Option<&Route> {
-        let compiled = self.compiled();
-        compiled.best.get(compiled.local.find(dst)? as usize)
+        let entry = self.compiled().local.find(dst)?;
+        self.own.get(entry as usize)
     }
 
-    fn ranges(&self, table: Table) -> Ranges {
-        let networks = (0..).zip(self.networks.keys());
-        let of_table = networks.filter(|(_, (of, ..))| *of == table);
-        let prefixes = of_table.map(|(n, (_, len, start))| (*start, *len, n));
-        Ranges::of(prefixes.collect(), self.family)
+    fn hides(&self, key: Key) -> bool {
+        self.hidden.binary_search(&key).is_ok()
     }
 
-    fn at(&mut self, table: Table, dst: IpNet) -> &mut Vec<Route> {
+    /// Returns where the routes of a network are among the own ones; a shared one is made an own one first.
+    fn at(&mut self, key: Key) -> Range<usize> {
         self.changed();
-        let key = (table, dst.prefix_len(), to_bits(dst.network()));
-        self.networks.entry(key).or_default()
+        let start = self.own.partition_point(|route| key_of(route) < key);
+        let shared = self.shared.as_ref().and_then(|shared| shared.exactly(key));
+        if let (Some(route), Err(position)) = (shared, self.hidden.binary_search(&key)) {
+            self.own.insert(start, route.clone());
+            self.hidden.insert(position, key);
+        }
+        let end = self.own.partition_point(|route| key_of(route) <= key);
+        start..end
+    }
+
+    fn routes_of(&mut self, key: Key) -> &[Route] {
+        let range = self.at(key);
+        self.own.get(range).unwrap_or_default()
+    }
+
+    /// Adds a route behind those of its network before which it does not come.
+    fn insert(&mut self, route: Route, before: impl Fn(&Route, &Route) -> bool) {
+        let range = self.at(key_of(&route));
+        let routes = self.own.get(range.clone()).unwrap_or_default();
+        let position = routes.partition_point(|r| before(r, &route));
+        self.own.insert(range.start + position, route);
     }
 
     fn retain(&mut self, keep: impl Fn(&Route) -> bool) {
         self.changed();
-        self.networks.retain(|_, routes| {
-            routes.retain(&keep);
-            !routes.is_empty()
-        });
+        if !self.shown().all(&keep) {
+            self.own = self.shown().chain(&self.own).cloned().collect();
+            self.own.sort_by_key(key_of);
+            self.shared = None;
+            self.hidden = Vec::new();
+        }
+        self.own.retain(keep);
     }
 
     fn changed(&mut self) {
         self.compiled.take();
     }
 
+    /// Returns the shared routes that count here.
+    fn shown(&self) -> impl Iterator<Item = &Route> {
+        let shared = self.shared.iter().flat_map(|shared| &shared.routes);
+        shared.filter(|route| !self.hides(key_of(route)))
+    }
+
     fn iter(&self, table: Table) -> impl Iterator<Item = &Route> {
-        let networks = self.networks.iter();
-        let of_table = networks.filter(move |((of, ..), _)| *of == table);
-        of_table.flat_map(|(_, routes)| routes)
+        let all = self.own.iter().chain(self.shown());
+        all.filter(move |route| Table::of(route.kind) == table)
     }
 }
 
@@ -357,15 +481,28 @@ impl Fib {
         Ok(())
     }
 
-    fn routes_of(&mut self, route: &Route) -> &mut Vec<Route> {
-        let table = Table::of(route.kind);
-        self.of_mut(Family::of_net(route.dst)).at(table, route.dst)
+    fn routes_of(&mut self, route: &Route) -> &[Route] {
+        self.of_mut(Family::of_net(route.dst))
+            .routes_of(key_of(route))
     }
 
     fn insert(&mut self, route: Route, before: impl Fn(&Route, &Route) -> bool) {
-        let routes = self.routes_of(&route);
-        let position = routes.partition_point(|r| before(r, &route));
-        routes.insert(position, route);
+        self.of_mut(Family::of_net(route.dst)).insert(route, before);
+    }
+
+    /// Has these routes, which others have as well, but for networks that it has own routes to or that are `hidden`.
+    pub fn share(&mut self, family: Family, shared: Arc<Shared>, hidden: &[IpNet]) {
+        let table = self.of_mut(family);
+        let key = |net: &IpNet| (Table::Main, net.prefix_len(), to_bits(net.network()));
+        let own = table.own.iter().map(key_of);
+        let hidden = hidden.iter().filter(|net| Family::of_net(**net) == family);
+        let mut hidden: Vec<Key> = own.chain(hidden.map(key)).collect();
+        hidden.retain(|key| shared.exactly(*key).is_some());
+        hidden.sort_unstable();
+        hidden.dedup();
+        table.changed();
+        table.hidden = hidden;
+        table.shared = Some(shared);
     }
 
     /// Adds a route to a table that is neither main nor local. No look-up finds it.
@@ -391,14 +528,14 @@ impl Fib {
     /// whether there was one.
     pub fn remove(&mut self, dst: IpNet, dev: Option<DevIndex>, metric: u32) -> bool {
         let dst = dst.trunc();
-        let routes = self.of_mut(Family::of_net(dst)).at(Table::Main, dst);
+        let table = self.of_mut(Family::of_net(dst));
+        let range = table.at((Table::Main, dst.prefix_len(), to_bits(dst.network())));
+        let routes = table.own.get(range.clone()).unwrap_or_default();
         let wanted = |r: &Route| r.metric == metric && (dev.is_none() || r.dev == dev);
         let position = routes.iter().position(wanted);
         if let Some(position) = position {
-            routes.remove(position);
+            table.own.remove(range.start + position);
         }
-        let table = self.of_mut(Family::of_net(dst));
-        table.networks.retain(|_, routes| !routes.is_empty());
         position.is_some()
     }
 

@@ -1,13 +1,14 @@
 //! A route lookup returns the longest matching prefix with the lowest metric: the same as a naive search.
 
 use ipnet::IpNet;
-use podwire_models::base::OriginId;
+use podwire_models::base::{Family, OriginId};
 use podwire_models::kernel::config::RouteKind;
 use podwire_models::kernel::link::Scope;
-use podwire_models::kernel::route::{Fib, Route};
+use podwire_models::kernel::route::{Fib, Route, Shared};
 use podwire_models::wire::DevIndex;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 fn v4() -> impl Strategy<Value = IpAddr> {
     // Few distinct bits, so that prefixes meet.
@@ -70,5 +71,82 @@ proptest! {
             .filter(|r| r.dst.contains(&dst))
             .min_by_key(|r| (std::cmp::Reverse(r.dst.prefix_len()), r.metric));
         prop_assert_eq!(fib.lookup(dst), best);
+    }
+}
+
+/// Something that happens to a table.
+#[derive(Clone, Debug)]
+enum Deed {
+    Add(IpNet, u32),
+    Remove(prop::sample::Index),
+    DeviceGone(u32),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        4 => (prefix(), 0_u32..3).prop_map(|(dst, metric)| Deed::Add(dst, metric)),
+        3 => any::<prop::sample::Index>().prop_map(Deed::Remove),
+        1 => (0_u32..12).prop_map(Deed::DeviceGone),
+    ]
+}
+
+proptest! {
+    /// Shared routes are as good as own ones: whatever happens to the table later, look-ups and listings are those of a
+    /// table that had them added one by one.
+    #[test]
+    fn shared_routes_are_as_good_as_own_ones(
+        networks in prop::collection::btree_set(prefix(), 0..20),
+        own in prop::collection::btree_set(prefix(), 0..6),
+        hide in 0_usize..3,
+        deeds in prop::collection::vec(deed(), 0..12),
+        to in prop::collection::vec(prop_oneof![v4(), v6()], 1..20),
+    ) {
+        let (mut shares, mut literal) = (Fib::default(), Fib::default());
+        for (dst, dev) in own.iter().zip(20..) {
+            shares.add(route(*dst, 0, dev)).unwrap();
+            literal.add(route(*dst, 0, dev)).unwrap();
+        }
+        let hidden: Vec<IpNet> = networks.iter().take(hide).copied().collect();
+        for family in Family::ALL {
+            let of = networks.iter().zip(0_u32..).filter(|(dst, _)| Family::of_net(**dst) == family);
+            let routes: Vec<Route> = of.map(|(dst, n)| route(*dst, 0, n % 12)).collect();
+            for route in &routes {
+                if !hidden.contains(&route.dst) && !own.contains(&route.dst) {
+                    literal.add(route.clone()).unwrap();
+                }
+            }
+            let shared = Shared::new(family, routes).unwrap();
+            shares.share(family, Arc::new(shared), &hidden);
+        }
+        for deed in deeds {
+            match deed {
+                Deed::Add(dst, metric) => {
+                    let route = route(dst, metric, 40);
+                    prop_assert_eq!(shares.add(route.clone()), literal.add(route));
+                }
+                Deed::Remove(index) => {
+                    let all: Vec<Route> = Family::ALL.into_iter().flat_map(|f| literal.main(f)).cloned().collect();
+                    if !all.is_empty() {
+                        let gone = index.get(&all);
+                        prop_assert!(literal.remove(gone.dst, None, gone.metric));
+                        prop_assert!(shares.remove(gone.dst, None, gone.metric));
+                    }
+                }
+                Deed::DeviceGone(dev) => {
+                    literal.retain(|r| r.dev != Some(DevIndex(dev)));
+                    shares.retain(|r| r.dev != Some(DevIndex(dev)));
+                }
+            }
+            for family in Family::ALL {
+                prop_assert_eq!(shares.main(family), literal.main(family));
+            }
+            for dst in &to {
+                prop_assert_eq!(shares.lookup(*dst), literal.lookup(*dst));
+                for dev in 0..12 {
+                    let dev = DevIndex(dev);
+                    prop_assert_eq!(shares.leads_by(*dst, dev), literal.leads_by(*dst, dev));
+                }
+            }
+        }
     }
 }

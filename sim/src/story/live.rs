@@ -298,7 +298,7 @@ impl<D: Dice> Run<'_, D> {
     /// A deleted pod's programs have ended: its network goes, its addresses are free, its object is gone.
     pub(super) fn stop_pod(&mut self, key: &ObjectKey) {
         self.simulation.machines.detach(key);
-        self.lab.machines.pods.remove(key);
+        Arc::make_mut(&mut self.lab.machines.pods).remove(key);
         self.lab.allocators.release(key);
         let gone = self.lab.objects.pods.remove(key);
         self.changed(format!("Pod/{key} is gone"));

@@ -828,7 +828,7 @@ impl<D: Dice> Run<'_, D> {
                     self.names.name_device(netns.id, device.index, &device.name);
                 }
             }
-            self.lab.machines.pods.insert(key.clone(), attached);
+            Arc::make_mut(&mut self.lab.machines.pods).insert(key.clone(), attached);
         }
         self.lab.start_pod(&pod, &mut self.simulation);
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use super::{Attachment, NodeNet, PodNet, address, host_routes, jump, route, rule};
+use super::{Attachment, NodeNet, PodNet, address, jump, route, rule};
 use crate::base::addr::host_net;
 use crate::base::{Family, Mac, OriginId};
 use crate::kernel::config::{Change, NewLink, NewLinkKind, NewRoute, RouteKind};
@@ -89,14 +89,14 @@ fn masquerade(node: &NodeNet, family: Family) -> Vec<Change> {
     changes
 }
 
-/// Routes to a peer's range.
-pub fn peer(node: &NodeNet, peer: &NodeNet) -> Vec<Change> {
-    host_routes(node, peer)
+/// Whether an address is not in the ranges of the node that has it: Calico lends addresses.
+pub fn lent(node: &NodeNet, ip: std::net::IpAddr) -> bool {
+    !node.pod_cidrs.iter().any(|range| range.contains(&ip))
 }
 
-/// Routes to the addresses of a peer's pod that are not in the peer's ranges: Calico lends addresses.
+/// Routes to the addresses of a peer's pod that are not in the peer's ranges.
 pub fn announce(node: &NodeNet, peer: &NodeNet, ip: std::net::IpAddr) -> Option<NewRoute> {
-    if peer.pod_cidrs.iter().any(|range| range.contains(&ip)) {
+    if !lent(peer, ip) {
         return None;
     }
     let via = peer.ip(Family::of(ip))?;

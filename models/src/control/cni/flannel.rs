@@ -67,22 +67,29 @@ fn range_v4(node: &NodeNet) -> Option<IpNet> {
         .find(|range| Family::of_net(*range) == Family::V4)
 }
 
-/// What a node programs for each peer: neighbour, forwarding entry, route.
-pub fn peer_vxlan(_: &NodeNet, peer: &NodeNet) -> Vec<Change> {
+/// The route to a peer's pods, by the peer's end of the tunnel.
+pub fn routes_to(peer: &NodeNet) -> Vec<NewRoute> {
+    let (Some(range), Some(_)) = (range_v4(peer), peer.ip(Family::V4)) else {
+        return Vec::new();
+    };
+    let vtep: IpAddr = range.network();
+    vec![NewRoute {
+        onlink: true,
+        ..route(range.trunc(), Some(vtep), &TUNNEL.into(), peer.origin)
+    }]
+}
+
+/// The hardware address of a peer's end of the tunnel, and where it is.
+pub fn tunnel_to(peer: &NodeNet) -> Vec<Change> {
     let (Some(range), Some(remote)) = (range_v4(peer), peer.ip(Family::V4)) else {
         return Vec::new();
     };
     let dev: Arc<str> = TUNNEL.into();
-    let vtep: IpAddr = range.network();
     let mac = peer.vtep_mac();
-    let to_peer = NewRoute {
-        onlink: true,
-        ..route(range.trunc(), Some(vtep), &dev, peer.origin)
-    };
     vec![
         Change::SetNeighbour {
             dev: Arc::clone(&dev),
-            addr: vtep,
+            addr: range.network(),
             mac,
             origin: peer.origin,
         },
@@ -91,7 +98,6 @@ pub fn peer_vxlan(_: &NodeNet, peer: &NodeNet) -> Vec<Change> {
             mac,
             dst: remote,
         },
-        Change::AddRoute(to_peer),
     ]
 }
 

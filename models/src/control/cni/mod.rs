@@ -115,16 +115,41 @@ impl Cni {
         }
     }
 
-    /// Returns what a node needs to reach the pods of another.
-    pub fn peer(self, node: &NodeNet, peer: &NodeNet) -> Vec<Change> {
+    /// Returns the routes that a node needs to reach the pods of another.
+    pub fn routes_to(self, node: &NodeNet, peer: &NodeNet) -> Vec<NewRoute> {
         match self {
-            Self::Kindnet | Self::Bridge | Self::FlannelHostGw => host_routes(node, peer),
-            Self::FlannelVxlan => flannel::peer_vxlan(node, peer),
-            Self::Calico => calico::peer(node, peer),
+            Self::Kindnet | Self::Bridge | Self::FlannelHostGw | Self::Calico => {
+                host_routes(node, peer)
+            }
+            Self::FlannelVxlan => flannel::routes_to(peer),
         }
     }
 
-    /// Returns what a node needs to reach one address of a peer's pod, besides [`Self::peer`].
+    /// Returns whether nodes reach each other's pods through a tunnel.
+    pub const fn is_tunnel(self) -> bool {
+        match self {
+            Self::FlannelVxlan => true,
+            Self::Kindnet | Self::Bridge | Self::FlannelHostGw | Self::Calico => false,
+        }
+    }
+
+    /// Returns what a node must know about another's end of the tunnel.
+    pub fn tunnel_to(self, peer: &NodeNet) -> Vec<Change> {
+        match self {
+            Self::FlannelVxlan => flannel::tunnel_to(peer),
+            Self::Kindnet | Self::Bridge | Self::FlannelHostGw | Self::Calico => Vec::new(),
+        }
+    }
+
+    /// Returns whether other nodes need a route of its own to an address of a node's pod.
+    pub fn announces(self, node: &NodeNet, ip: IpAddr) -> bool {
+        match self {
+            Self::Calico => calico::lent(node, ip),
+            Self::Kindnet | Self::Bridge | Self::FlannelVxlan | Self::FlannelHostGw => false,
+        }
+    }
+
+    /// Returns what a node needs to reach one address of a peer's pod, besides [`Self::routes_to`].
     pub fn announce(self, node: &NodeNet, peer: &NodeNet, ip: IpAddr) -> Option<NewRoute> {
         match self {
             Self::Calico => calico::announce(node, peer, ip),
@@ -297,15 +322,10 @@ fn route(dst: IpNet, gateway: Option<IpAddr>, dev: &Arc<str>, origin: OriginId) 
 }
 
 /// Routes to a peer's pods by the peer's own address; needs both on one link.
-fn host_routes(node: &NodeNet, peer: &NodeNet) -> Vec<Change> {
+fn host_routes(node: &NodeNet, peer: &NodeNet) -> Vec<NewRoute> {
     let to = |range: &IpNet| {
         let via = peer.ip(Family::of_net(*range))?;
-        Some(Change::AddRoute(route(
-            *range,
-            Some(via),
-            &node.uplink,
-            peer.origin,
-        )))
+        Some(route(*range, Some(via), &node.uplink, peer.origin))
     };
     peer.pod_cidrs.iter().filter_map(to).collect()
 }
@@ -388,7 +408,9 @@ mod tests {
             let net = "172.18.0.2/16".parse().expect("a prefix");
             changes.push(address(&uplink, net, OriginId::NONE));
             changes.extend(cni.node_setup(&a));
-            changes.extend(cni.peer(&a, &b));
+            let routes = cni.routes_to(&a, &b).into_iter();
+            changes.extend(routes.map(Change::AddRoute));
+            changes.extend(cni.tunnel_to(&b));
             let mtu = a.mtu_under(cni.overhead(Family::V4));
             let ips = vec!["10.244.1.2".parse().expect("an address")];
             let pod = PodNet {

@@ -325,6 +325,15 @@ pub struct Objects {
 }
 
 impl Objects {
+    /// Returns the pods of one namespace.
+    pub fn pods_in(&self, namespace: &Namespace) -> impl Iterator<Item = &Pod> {
+        let first: ObjectName = "0".parse().expect("a digit is a name");
+        // No name comes before it: names begin with a letter or a digit.
+        let from = ObjectKey::new(namespace.clone(), first);
+        let pods = self.pods.range(from..).map(|(_, pod)| pod);
+        pods.take_while(move |pod| pod.key.namespace == *namespace)
+    }
+
     /// Puts an object in, and returns the one of the same kind and name that was there.
     pub fn insert(&mut self, object: Object) -> Option<Object> {
         match object {

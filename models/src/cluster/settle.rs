@@ -1,7 +1,7 @@
 //! What the control plane fills in: nodes, ranges, addresses, pods, endpoints. From objects as somebody wrote them to
 //! objects as a settled cluster has them. What objects say already is taken at its word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ use crate::base::{
     Family, FxIndexMap, Labels, ObjectKey, ObjectName, OriginId, Protocol, Selector,
 };
 use crate::control::ipam::{HostLocal, NodeCidrs, ServiceIps};
-use crate::control::{readiness, scheduler, workloads};
+use crate::control::scheduler::{self, Loads};
+use crate::control::{readiness, workloads};
 use crate::wire::Code;
 
 /// Something the control plane could not do.
@@ -89,7 +90,7 @@ fn settle_nodes(objects: &mut Objects, site: &Site, wanted: u32, shortfalls: &mu
     }
     for subnet in &site.underlay.subnets {
         let family = Family::of_net(*subnet);
-        let mut taken: Vec<IpAddr> = objects
+        let mut taken: BTreeSet<IpAddr> = objects
             .nodes
             .values()
             .flat_map(|node| node.internal_ips.clone())
@@ -101,8 +102,7 @@ fn settle_nodes(objects: &mut Objects, site: &Site, wanted: u32, shortfalls: &mu
             }
             while let Some(ip) = nth_addr(*subnet, next) {
                 next += 1;
-                if !taken.contains(&ip) {
-                    taken.push(ip);
+                if taken.insert(ip) {
                     node.internal_ips.push(ip);
                     break;
                 }
@@ -353,9 +353,10 @@ fn settle_pods(
             }
         }
     }
+    let mut loads = Loads::new(&objects.nodes, objects.pods.values());
     let keys: Vec<ObjectKey> = objects.pods.keys().cloned().collect();
     for key in keys {
-        settle_pod(objects, &key, allocators, shortfalls);
+        settle_one(objects, &key, allocators, &mut loads, shortfalls);
     }
 }
 
@@ -393,18 +394,18 @@ pub fn settle_pod(
     allocators: &mut Allocators,
     shortfalls: &mut Vec<Shortfall>,
 ) {
-    let mut load: BTreeMap<ObjectName, scheduler::Load> = BTreeMap::new();
-    for pod in objects.pods.values() {
-        if let Some(node) = pod
-            .node_name
-            .as_ref()
-            .filter(|_| !pod.ended() && pod.key != *key)
-        {
-            let load = load.entry(node.clone()).or_default();
-            load.pods += 1;
-            load.ports.extend(scheduler::host_ports(pod));
-        }
-    }
+    let others = objects.pods.values().filter(|pod| pod.key != *key);
+    let mut loads = Loads::new(&objects.nodes, others);
+    settle_one(objects, key, allocators, &mut loads, shortfalls);
+}
+
+fn settle_one(
+    objects: &mut Objects,
+    key: &ObjectKey,
+    allocators: &mut Allocators,
+    loads: &mut Loads,
+    shortfalls: &mut Vec<Shortfall>,
+) {
     let Some(pod) = objects.pods.get(key) else {
         return;
     };
@@ -413,7 +414,7 @@ pub fn settle_pod(
     }
     let object = format!("Pod/{key}");
     let (origin, spec) = (pod.origin, Arc::clone(&pod.spec));
-    let node = match scheduler::place(pod, &objects.nodes, &load) {
+    let node = match scheduler::place(pod, &objects.nodes, loads) {
         Ok(node) => node,
         Err(why) => {
             let says = format!("FailedScheduling: {why}");
@@ -426,6 +427,9 @@ pub fn settle_pod(
             return;
         }
     };
+    if pod.node_name.is_none() {
+        loads.add(&node, pod);
+    }
     let node_ips = objects
         .nodes
         .get(&node)

@@ -48,10 +48,8 @@ pub fn slices_of(service: &Service, objects: &Objects) -> Vec<EndpointSlice> {
         return Vec::new();
     }
     let pods: Vec<&Pod> = objects
-        .pods
-        .values()
-        .filter(|pod| pod.key.namespace == service.key.namespace && !pod.ended())
-        .filter(|pod| selector.matches(&pod.labels))
+        .pods_in(&service.key.namespace)
+        .filter(|pod| !pod.ended() && selector.matches(&pod.labels))
         .collect();
     let mut names = BTreeSet::new();
     families(service)

@@ -5,7 +5,7 @@
 //! Filters nodeName, nodeSelector, taints, unschedulable nodes, the number of pods and host ports. Leaves out affinity,
 //! topology spread constraints and resources; the real scheduler scores by more and breaks ties at random.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::api::{Node, Pod, Taint, TaintEffect};
@@ -111,6 +111,45 @@ pub fn host_ports(pod: &Pod) -> impl Iterator<Item = HostPort> {
     })
 }
 
+/// What all nodes have, and who has least.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loads {
+    of: BTreeMap<ObjectName, Load>,
+    /// All nodes, those with the fewest pods first.
+    order: BTreeSet<(u32, ObjectName)>,
+}
+
+impl Loads {
+    /// Returns what nodes have of the given pods.
+    pub fn new<'a>(
+        nodes: &BTreeMap<ObjectName, Node>,
+        pods: impl IntoIterator<Item = &'a Pod>,
+    ) -> Self {
+        let mut loads = Self::default();
+        for name in nodes.keys() {
+            loads.of.insert(name.clone(), Load::default());
+            loads.order.insert((0, name.clone()));
+        }
+        for pod in pods {
+            if let Some(node) = pod.node_name.as_ref().filter(|_| !pod.ended()) {
+                loads.add(node, pod);
+            }
+        }
+        loads
+    }
+
+    /// A node has one more pod.
+    pub fn add(&mut self, node: &ObjectName, pod: &Pod) {
+        let Some(load) = self.of.get_mut(node) else {
+            return;
+        };
+        self.order.remove(&(load.pods, node.clone()));
+        load.pods += 1;
+        load.ports.extend(host_ports(pod));
+        self.order.insert((load.pods, node.clone()));
+    }
+}
+
 /// Returns the node for a pod, given what each node has.
 ///
 /// # Errors
@@ -118,7 +157,7 @@ pub fn host_ports(pod: &Pod) -> impl Iterator<Item = HostPort> {
 pub fn place(
     pod: &Pod,
     nodes: &BTreeMap<ObjectName, Node>,
-    load: &BTreeMap<ObjectName, Load>,
+    loads: &Loads,
 ) -> Result<ObjectName, Unfit> {
     if let Some(name) = &pod.node_name {
         // A node name set by hand goes around the scheduler.
@@ -129,24 +168,31 @@ pub fn place(
             Err(Unfit::NoSuchNode(name.clone()))
         };
     }
-    let of = |name: &ObjectName| load.get(name).map_or(0, |load| load.pods);
-    let taken = |name: &ObjectName| {
-        let ports = load.get(name).map_or(&[][..], |load| &load.ports);
-        host_ports(pod).any(|wanted| ports.iter().any(|port| port.conflicts(wanted)))
-    };
-    let mut refusal = Unfit::NoNodes;
-    let mut best: Option<(u32, &ObjectName)> = None;
-    for (name, node) in nodes {
-        let room = of(name) < node.allocatable_pods.unwrap_or(MAX_PODS);
-        match fits(pod, node, false) {
-            Ok(()) if taken(name) => refusal = Unfit::HostPorts,
-            Ok(()) if room => {
-                let candidate = (of(name), name);
-                best = Some(best.map_or(candidate, |b| b.min(candidate)));
-            }
-            Ok(()) => refusal = Unfit::TooManyPods,
-            Err(why) => refusal = why,
+    let wanted: Vec<HostPort> = host_ports(pod).collect();
+    let refuses = |name: &ObjectName, node: &Node| {
+        fits(pod, node, false)?;
+        let load = loads.of.get(name);
+        let ports = load.map_or(&[][..], |load| &load.ports);
+        if wanted
+            .iter()
+            .any(|wanted| ports.iter().any(|port| port.conflicts(*wanted)))
+        {
+            return Err(Unfit::HostPorts);
         }
+        let pods = load.map_or(0, |load| load.pods);
+        if pods < node.allocatable_pods.unwrap_or(MAX_PODS) {
+            Ok(())
+        } else {
+            Err(Unfit::TooManyPods)
+        }
+    };
+    let with_fewest = loads.order.iter().map(|(_, name)| name);
+    let mut known = with_fewest.filter_map(|name| Some((name, nodes.get(name)?)));
+    if let Some((name, _)) = known.find(|(name, node)| refuses(name, node).is_ok()) {
+        return Ok(name.clone());
     }
-    best.map(|(_, name)| name.clone()).ok_or(refusal)
+    let mut refusals = nodes
+        .iter()
+        .filter_map(|(name, node)| refuses(name, node).err());
+    Err(refusals.next_back().unwrap_or(Unfit::NoNodes))
 }

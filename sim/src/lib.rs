@@ -5,8 +5,10 @@
 //! servers), [`simulation`] (everything that can happen), [`program`] and [`lab`] (a running cluster), [`attempt`] and
 //! [`tool`] (who tries what), then what reads
 //! and writes files: [`manifest`], [`scenario`], [`render`]. [`problem`] is how the user is told that an input is
-//! wrong, [`source`] how models remember places in inputs. `docs/architecture.md` is the map.
+//! wrong, [`source`] how models remember places in inputs, [`limits`]
+//! how large inputs may be. `docs/architecture.md` is the map.
 
+pub mod limits;
 pub mod problem;
 pub mod reach;
 pub mod source;

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
+
+use crate::limits;
 
 /// One thing that is wrong with an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +94,7 @@ problem_codes! {
     FileUnreadable "FILE_UNREADABLE" "A file cannot be read.";
     FileEmpty "FILE_EMPTY" "A file has nothing in it.";
     FileLoop "FILE_LOOP" "A directory contains itself.";
+    FileTooLarge "FILE_TOO_LARGE" "A file is larger than what is read.";
     FileBinary "FILE_BINARY" "A file is not text in UTF-8.";
 
     ScnSyntax "SCN_SYNTAX" "A scenario is not well-formed RON.";
@@ -111,6 +115,7 @@ problem_codes! {
     ScnDuplicateName "SCN_DUPLICATE_NAME" "Two things of a scenario have the same name.";
     ScnDuplicateAddress "SCN_DUPLICATE_ADDRESS" "Two things of a scenario have the same address.";
     ScnOverlappingCidrs "SCN_OVERLAPPING_CIDRS" "Two address ranges that must be apart overlap.";
+    ScnTooMany "SCN_TOO_MANY" "A scenario asks for more than can be simulated.";
     ScnTime "SCN_TIME" "Times of a scenario contradict each other.";
 
     ManSyntax "MAN_SYNTAX" "A manifest is not well-formed YAML or JSON.";
@@ -120,6 +125,7 @@ problem_codes! {
     ManTab "MAN_TAB" "A manifest is indented with tabs.";
     ManAliases "MAN_ALIASES" "Aliases make a manifest far larger than its text.";
     ManTooDeep "MAN_TOO_DEEP" "A manifest is nested too deeply.";
+    ManTooMany "MAN_TOO_MANY" "Manifests ask for more than can be simulated.";
     ManNotAnObject "MAN_NOT_AN_OBJECT" "A document of a manifest is no Kubernetes object.";
     ManApiVersion "MAN_API_VERSION" "The `apiVersion` of an object does not go with its `kind`.";
     ManWrongType "MAN_WRONG_TYPE" "A value of a manifest has another type than its field takes.";
@@ -262,12 +268,16 @@ fn render_with(renderer: &Renderer, problems: &[Problem], sources: &Sources) -> 
     sorted.sort_by(|a, b| a.order().cmp(&b.order()));
     sorted.dedup();
     let mut text = String::new();
-    for problem in sorted {
+    for problem in sorted.iter().take(limits::PROBLEMS) {
         if !text.is_empty() {
             text.push('\n');
         }
         text.push_str(&renderer.render(&[report(problem, sources)]));
         text.push('\n');
+    }
+    let more = sorted.len().saturating_sub(limits::PROBLEMS);
+    if more > 0 {
+        writeln!(text, "\n{more} more problems are not shown").expect("a String takes everything");
     }
     text
 }
@@ -278,11 +288,11 @@ fn report<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
         Severity::Warning => Level::WARNING,
     };
     let title = level
-        .primary_title(one_line(&problem.title))
+        .primary_title(shown(&one_line(&problem.title)))
         .id(problem.code.name());
     let mut group = Group::with_title(title);
     if let Some(at) = &problem.at {
-        group = group.element(snippet(problem, at, sources));
+        group = place(group, problem, at, sources);
     }
     for (spot, label) in &problem.also {
         if problem
@@ -290,46 +300,113 @@ fn report<'a>(problem: &'a Problem, sources: &'a Sources) -> Group<'a> {
             .as_ref()
             .is_none_or(|at| at.source != spot.source)
         {
-            let text = sources.get(&spot.source).unwrap_or_default();
-            let there = AnnotationKind::Context
-                .span(inside(text, spot))
-                .label(label.as_str());
-            group = group.element(Snippet::source(text).path(&*spot.source).annotation(there));
+            let excerpt = Excerpt::of(sources, &spot.source, &[spot]);
+            group = if let Some(origin) = excerpt.origin(spot) {
+                group.element(origin)
+            } else {
+                let there = AnnotationKind::Context
+                    .span(excerpt.inside(spot))
+                    .label(shown(label));
+                group.element(excerpt.snippet().annotation(there))
+            };
         }
     }
     let notes = problem
         .notes
         .iter()
-        .map(|note| Level::NOTE.message(note.as_str()));
+        .map(|note| Level::NOTE.message(shown(note)));
     let help = problem
         .help
         .iter()
-        .map(|help| Level::HELP.message(help.as_str()));
+        .map(|help| Level::HELP.message(shown(help)));
     group.elements(notes).elements(help)
 }
 
-fn snippet<'a>(
+/// Shows where a problem is, and what else of the same source matters.
+fn place<'a>(
+    group: Group<'a>,
     problem: &'a Problem,
     at: &'a Spot,
     sources: &'a Sources,
-) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-    let text = sources.get(&at.source).unwrap_or_default();
-    let primary = AnnotationKind::Primary
-        .span(inside(text, at))
-        .label(problem.label.as_str());
-    let others = problem
+) -> Group<'a> {
+    let others: Vec<_> = problem
         .also
         .iter()
         .filter(|(spot, _)| spot.source == at.source)
-        .map(|(spot, label)| {
-            AnnotationKind::Context
-                .span(inside(text, spot))
-                .label(label.as_str())
-        });
-    Snippet::source(text)
-        .path(&*at.source)
-        .annotation(primary)
-        .annotations(others)
+        .collect();
+    let spots: Vec<&Spot> = std::iter::once(at)
+        .chain(others.iter().map(|(spot, _)| spot))
+        .collect();
+    let excerpt = Excerpt::of(sources, &at.source, &spots);
+    if let Some(origin) = excerpt.origin(at) {
+        let label = Level::NOTE.message(shown(&problem.label));
+        return group.element(origin).element(label);
+    }
+    let primary = AnnotationKind::Primary
+        .span(excerpt.inside(at))
+        .label(shown(&problem.label));
+    let others = others.into_iter().map(|(spot, label)| {
+        AnnotationKind::Context
+            .span(excerpt.inside(spot))
+            .label(shown(label))
+    });
+    group.element(excerpt.snippet().annotation(primary).annotations(others))
+}
+
+/// The lines of a source that a problem is about: whoever renders them need not look at the others.
+struct Excerpt<'a> {
+    name: &'a str,
+    text: &'a str,
+    /// Where it begins in the source.
+    from: usize,
+    /// The number of its first line.
+    line: usize,
+}
+
+impl<'a> Excerpt<'a> {
+    fn of(sources: &'a Sources, name: &'a str, spots: &[&Spot]) -> Self {
+        let text = sources.get(name).unwrap_or_default();
+        let spans = || spots.iter().map(|spot| inside(text, spot));
+        let first = spans().map(|span| span.start).min().unwrap_or(0);
+        let last = spans().map(|span| span.end).max().unwrap_or(first);
+        let (before, behind) = (text.get(..first), text.get(last..));
+        let from = before.and_then(|text| text.rfind('\n'));
+        let from = from.map_or(0, |at| at + 1);
+        let to = behind.and_then(|text| text.find('\n'));
+        let to = to.map_or(text.len(), |at| last + at + 1);
+        let lines = text
+            .get(..from)
+            .map_or(0, |text| text.matches('\n').count());
+        Self {
+            name,
+            text: text.get(from..to).unwrap_or_default(),
+            from,
+            line: lines + 1,
+        }
+    }
+
+    fn inside(&self, spot: &Spot) -> Range<usize> {
+        let start = spot.start.saturating_sub(self.from);
+        let end = spot.end.saturating_sub(self.from);
+        inside(self.text, &Spot::new(self.name, start..end))
+    }
+
+    /// Returns where a spot is, if the lines are too long to be shown: laying one out takes many times its size.
+    fn origin(&self, spot: &Spot) -> Option<Origin<'a>> {
+        if self.text.len() <= limits::SHOWN_BYTES {
+            return None;
+        }
+        let before = self.text.get(..self.inside(spot).start)?;
+        let line = self.line + before.matches('\n').count();
+        let column = before.rsplit('\n').next()?.chars().count() + 1;
+        Some(Origin::path(self.name).line(line).char_column(column))
+    }
+
+    fn snippet<T: Clone>(&self) -> Snippet<'a, T> {
+        Snippet::source(self.text)
+            .path(self.name)
+            .line_start(self.line)
+    }
 }
 
 /// Returns the spot's bytes, moved to lie inside the text and between characters.
@@ -342,6 +419,26 @@ fn inside(text: &str, spot: &Spot) -> Range<usize> {
         at
     };
     floor(spot.start)..floor(spot.end)
+}
+
+/// Whether a terminal would do something else with a letter than show it: escape sequences begin with one of these, and
+/// others turn the direction of writing around.
+pub fn is_invisible(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Returns a text with such letters in writing.
+fn shown(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if is_invisible(letter) && letter != '\n' {
+            safe.extend(letter.escape_unicode());
+        } else {
+            safe.push(letter);
+        }
+    }
+    safe
 }
 
 fn one_line(title: &str) -> String {

@@ -8,7 +8,7 @@ use clap::Args;
 use podwire_models::api::{Pod, Service};
 use podwire_models::base::Protocol;
 
-use super::{Done, Report};
+use super::{Done, Report, file};
 use crate::lab::Lab;
 use crate::manifest::load;
 use crate::problem::{self, Sources};
@@ -105,15 +105,7 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
             "is there already, and is not overwritten",
         ));
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
-    if written.is_err() {
-        // It may not even have come to be.
-        let _ = std::fs::remove_file(&part);
-    }
-    written
+    file::Draft::new(path, text)?.keep()
 }
 
 /// A scenario in the making.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::file::Draft;
 use super::input::InputArgs;
 use super::{Done, Report};
 use crate::materialize::{self, Prefix};
@@ -60,25 +61,9 @@ pub(super) fn run(args: &MaterializeArgs) -> Done {
 /// Writes all files or none: each under another name first.
 fn write_all(dir: &Path, files: &[(&str, &String)]) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let drafts: Vec<PathBuf> = files
+    let drafts: io::Result<Vec<Draft>> = files
         .iter()
-        .map(|(name, _)| dir.join(format!(".{name}.part")))
+        .map(|(name, text)| Draft::new(&dir.join(name), text))
         .collect();
-    let written = files
-        .iter()
-        .zip(&drafts)
-        .try_for_each(|((_, text), draft)| fs::write(draft, text));
-    let done = written.and_then(|()| {
-        files
-            .iter()
-            .zip(&drafts)
-            .try_for_each(|((name, _), draft)| fs::rename(draft, dir.join(name)))
-    });
-    if done.is_err() {
-        for draft in &drafts {
-            // Some of them were never written.
-            let _ = fs::remove_file(draft);
-        }
-    }
-    done
+    drafts?.into_iter().try_for_each(Draft::keep)
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::choice::Choice;
 use super::explain::pretty;
+use super::file::write_whole;
 use super::{Done, Exit, Format, Report};
 use crate::manifest::load;
 use crate::problem::{self, Problem, ProblemCode, Sources};
@@ -356,15 +357,6 @@ fn compare(golden: &Path, told: &str, update: bool) -> Result<(), String> {
             golden.display()
         )),
     }
-}
-
-/// Writes a file that is there whole or not at all.
-fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    std::fs::write(&part, text)?;
-    std::fs::rename(&part, path)
 }
 
 /// Returns the verdicts as `JUnit` XML: one test case per scenario.

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use podwire_models::api::{EndpointSlice, Object};
+use podwire_models::api::{EndpointSlice, Object, WorkloadKind};
 use podwire_models::base::{ObjectKey, ObjectName, OriginId};
 
 use super::tree::{Node, Value};
 use super::{Ignored, Manifests, Seen, convert};
+use crate::limits;
 use crate::problem::{Problem, ProblemCode, Spot};
 use crate::source::OriginTable;
 
@@ -24,6 +25,7 @@ pub(super) fn across(
     endpoints(all);
     let places = Places { origins, seen };
     let mut checker = Checker { places, problems };
+    checker.numbers(&all.objects);
     checker.addresses(&all.objects);
     checker.ranges(&all.objects);
     checker.node_ports(&all.objects);
@@ -88,6 +90,50 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
+    /// Checks that the cluster is not larger than one that can be simulated.
+    fn numbers(&mut self, objects: &[Object]) {
+        let nodes = objects.iter().filter(|o| matches!(o, Object::Node(_)));
+        let nodes: Vec<&Object> = nodes.collect();
+        if let Some(object) = nodes.get(limits::NODES) {
+            let title = format!("there are more than {} nodes", limits::NODES);
+            let problem = Problem::error(ProblemCode::ManTooMany, title);
+            self.note(problem, object, &|_| false, "one too many".to_owned());
+        }
+        let mut pods = 0_u64;
+        for object in objects {
+            pods += match object {
+                Object::Pod(_) => 1,
+                Object::Workload(workload) => match workload.kind {
+                    WorkloadKind::DaemonSet => nodes.len() as u64,
+                    WorkloadKind::Deployment
+                    | WorkloadKind::ReplicaSet
+                    | WorkloadKind::ReplicationController
+                    | WorkloadKind::StatefulSet
+                    | WorkloadKind::Job
+                    | WorkloadKind::CronJob => u64::from(workload.replicas),
+                },
+                Object::Node(_)
+                | Object::Namespace(_)
+                | Object::Service(_)
+                | Object::EndpointSlice(_)
+                | Object::NetworkPolicy(_)
+                | Object::ClusterPolicy(_)
+                | Object::Ingress(_) => 0,
+            };
+            if pods > limits::PODS {
+                let title = format!("there are more than {} pods", limits::PODS);
+                let problem = Problem::error(ProblemCode::ManTooMany, title);
+                self.note(
+                    problem,
+                    object,
+                    &|_| false,
+                    "too many from here on".to_owned(),
+                );
+                break;
+            }
+        }
+    }
+
     /// Notes a problem with the value in an object that says something.
     fn note(
         &mut self,

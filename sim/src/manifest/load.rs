@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::limits;
 use crate::problem::{Problem, ProblemCode, Spot};
 use crate::source::Source;
 
@@ -30,15 +31,13 @@ struct Loader {
     problems: Vec<Problem>,
     /// Real paths of files that were read: one that is named twice is read once.
     seen: BTreeSet<PathBuf>,
+    /// Bytes that were read.
+    read: u64,
 }
 
 impl Loader {
     fn standard_input(&mut self) {
-        let mut bytes = Vec::new();
-        match std::io::stdin().lock().read_to_end(&mut bytes) {
-            Ok(_) => self.bytes("<stdin>", bytes),
-            Err(error) => self.problem(ProblemCode::FileUnreadable, "<stdin>", &error.to_string()),
-        }
+        self.read("<stdin>", &mut std::io::stdin().lock());
     }
 
     fn named(&mut self, path: &Path) {
@@ -73,9 +72,13 @@ impl Loader {
                 return self.problem(ProblemCode::FileUnreadable, &name, &error.to_string());
             }
         };
-        let mut paths: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
+        let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+        let mut paths = match paths {
+            Ok(paths) => paths,
+            Err(error) => {
+                return self.problem(ProblemCode::FileUnreadable, &name, &error.to_string());
+            }
+        };
         paths.sort();
         above.push(real);
         for path in paths {
@@ -99,9 +102,41 @@ impl Loader {
         {
             return;
         }
-        match fs::read(path) {
-            Ok(bytes) => self.bytes(&name, bytes),
+        if let Some(why) = waits_for_ever(path) {
+            return self.problem(ProblemCode::FileUnreadable, &name, why);
+        }
+        match fs::File::open(path) {
+            Ok(mut file) => self.read(&name, &mut file),
             Err(error) => self.problem(ProblemCode::FileUnreadable, &name, &error.to_string()),
+        }
+    }
+
+    /// Reads as much as is permitted.
+    fn read(&mut self, name: &str, from: &mut dyn Read) {
+        let left = limits::INPUT_BYTES.saturating_sub(self.read);
+        let most = limits::FILE_BYTES.min(left);
+        let mut bytes = Vec::new();
+        match from.take(most + 1).read_to_end(&mut bytes) {
+            Ok(len) if len as u64 > most => {
+                let mib = |bytes: u64| bytes >> 20;
+                let why = if most < limits::FILE_BYTES {
+                    format!(
+                        "all files together are larger than {} MiB",
+                        mib(limits::INPUT_BYTES)
+                    )
+                } else {
+                    format!(
+                        "it is larger than {} MiB: split it",
+                        mib(limits::FILE_BYTES)
+                    )
+                };
+                self.problem(ProblemCode::FileTooLarge, name, &why);
+            }
+            Ok(len) => {
+                self.read += len as u64;
+                self.bytes(name, bytes);
+            }
+            Err(error) => self.problem(ProblemCode::FileUnreadable, name, &error.to_string()),
         }
     }
 
@@ -110,7 +145,11 @@ impl Loader {
             Ok(text) if text.contains('\0') => {
                 self.problem(ProblemCode::FileBinary, name, "there is a zero byte in it");
             }
-            Ok(text) => self.sources.push(Source::new(name, text)),
+            // Some editors begin a text with a byte order mark.
+            Ok(text) => {
+                let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+                self.sources.push(Source::new(name, text));
+            }
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let why = format!("byte {at} is not part of a UTF-8 text");
@@ -126,10 +165,26 @@ impl Loader {
             format!("there is nothing to read in `{name}`")
         } else if code == ProblemCode::FileLoop {
             format!("`{name}` contains itself")
+        } else if code == ProblemCode::FileTooLarge {
+            format!("`{name}` is too large")
         } else {
             format!("`{name}` cannot be read")
         };
         self.problems
             .push(Problem::error(code, title).at(Spot::new(name, 0..0), why));
     }
+}
+
+/// Whether nobody may ever write what is to be read: a pipe or a socket with a name. Those of a shell (`<(…)`) lie in
+/// no directory, and their writer is there.
+fn waits_for_ever(path: &Path) -> Option<&'static str> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        let kind = fs::metadata(path.canonicalize().ok()?).ok()?.file_type();
+        if kind.is_fifo() || kind.is_socket() {
+            return Some("it is a pipe or a socket: give its content to `-f -`");
+        }
+    }
+    None
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Tag};
 
 use super::tree::{Entry, Node, Value};
+use crate::limits::{FILE_VALUES, PROBLEMS};
 use crate::problem::{Problem, ProblemCode};
 use crate::source::{Source, Span};
 
@@ -31,6 +32,10 @@ pub(super) fn read(source: &Source) -> (Vec<Arc<Node>>, Vec<Problem>) {
         let stopped = loader.load();
         problems.append(&mut loader.problems);
         documents.append(&mut loader.documents);
+        // Each start looks at all that is left.
+        if problems.len() > PROBLEMS {
+            break;
+        }
         match stopped.and_then(|at| next_document(&source.text, at.max(from + 1))) {
             Some(next) => from = next,
             None => break,
@@ -55,13 +60,15 @@ struct Loader<'a> {
     /// Where `text` begins in the source, in bytes.
     base: usize,
     /// Byte of each character; empty if the text is ASCII and both are the same.
-    bytes: Vec<usize>,
+    bytes: Vec<u32>,
     anchors: BTreeMap<usize, Arc<Node>>,
     /// How many values a node stands for, by anchor.
     sizes: BTreeMap<usize, u64>,
     open: Vec<Open>,
     /// How many values of the document come from aliases.
     aliased: u64,
+    /// How many values were read.
+    values: usize,
     documents: Vec<Arc<Node>>,
     problems: Vec<Problem>,
 }
@@ -93,7 +100,9 @@ impl<'a> Loader<'a> {
         let bytes = if text.is_ascii() {
             Vec::new()
         } else {
-            text.char_indices().map(|(at, _)| at).chain(ends).collect()
+            let all = text.char_indices().map(|(at, _)| at).chain(ends);
+            all.map(|at| u32::try_from(at).unwrap_or(u32::MAX))
+                .collect()
         };
         Self {
             source,
@@ -104,6 +113,7 @@ impl<'a> Loader<'a> {
             sizes: BTreeMap::new(),
             open: Vec::new(),
             aliased: 0,
+            values: 0,
             documents: Vec::new(),
             problems: Vec::new(),
         }
@@ -183,8 +193,11 @@ impl<'a> Loader<'a> {
         let value = match open.parts {
             Parts::List(items) => Value::List(items),
             Parts::Map {
-                entries, merges, ..
-            } => Value::Map(merge(entries, &merges)),
+                entries,
+                keys,
+                merges,
+                ..
+            } => Value::Map(merge(entries, keys, &merges)),
         };
         let whole = Span {
             start: open.span.start,
@@ -199,6 +212,10 @@ impl<'a> Loader<'a> {
         if anchor != 0 {
             self.anchors.insert(anchor, Arc::clone(&node));
             self.sizes.insert(anchor, size);
+        }
+        self.values += 1;
+        if self.values > FILE_VALUES {
+            return Err(self.too_many(node.span));
         }
         let Some(open) = self.open.last_mut() else {
             if node.value != Value::Null {
@@ -230,7 +247,7 @@ impl<'a> Loader<'a> {
                             span,
                             value: node,
                         });
-                    } else {
+                    } else if self.problems.len() <= PROBLEMS {
                         let first = entries.iter().find(|entry| entry.key == name);
                         self.problems
                             .push(duplicate(&name, span, first, self.source));
@@ -251,7 +268,8 @@ impl<'a> Loader<'a> {
         let at = if self.bytes.is_empty() {
             index.min(self.text.len())
         } else {
-            self.bytes.get(index).copied().unwrap_or(self.text.len())
+            let at = self.bytes.get(index);
+            at.map_or(self.text.len(), |at| *at as usize)
         };
         self.base + at
     }
@@ -262,6 +280,15 @@ impl<'a> Loader<'a> {
         let problem = Problem::error(ProblemCode::ManTooDeep, title).at(spot, "too deep here");
         self.problems.push(problem);
         Stop(span.start as usize)
+    }
+
+    fn too_many(&mut self, span: Span) -> Stop {
+        let title = format!("there are more than {FILE_VALUES} values in this file");
+        let problem = Problem::error(ProblemCode::FileTooLarge, title)
+            .at(span.spot(&self.source.name), "too many from here on")
+            .help("give the objects in several files");
+        self.problems.push(problem);
+        Stop(self.source.text.len())
     }
 
     fn bomb(&mut self, span: Span) -> Stop {
@@ -400,6 +427,9 @@ fn first_line(text: &str, span: Span, base: usize) -> Span {
         .checked_sub(base)
         .and_then(|from| text.get(from..))
         .unwrap_or_default();
+    // No further than the span: one line may be the whole file.
+    let long = (span.end as usize).saturating_sub(start).min(part.len());
+    let part = part.get(..long).unwrap_or(part);
     let line = part.find(['\r', '\n']).unwrap_or(part.len());
     let line = part.get(..line).unwrap_or(part).trim_end();
     let end = (span.end as usize).min(start + line.len()).max(start);
@@ -453,7 +483,11 @@ fn duplicate(name: &str, span: Span, first: Option<&Entry>, source: &Source) -> 
 }
 
 /// Adds the entries of `<<:`; what the mapping says itself, or an earlier merge, goes before.
-fn merge(mut entries: Vec<Entry>, merges: &[Arc<Node>]) -> Vec<Entry> {
+fn merge(
+    mut entries: Vec<Entry>,
+    mut keys: BTreeSet<Arc<str>>,
+    merges: &[Arc<Node>],
+) -> Vec<Entry> {
     let maps = merges.iter().flat_map(|node| match &node.value {
         Value::List(items) => items.iter().collect::<Vec<_>>(),
         Value::Null
@@ -464,7 +498,7 @@ fn merge(mut entries: Vec<Entry>, merges: &[Arc<Node>]) -> Vec<Entry> {
         | Value::Map(_) => vec![node],
     });
     for entry in maps.flat_map(|node| node.entries()) {
-        if !entries.iter().any(|own| own.key == entry.key) {
+        if keys.insert(Arc::clone(&entry.key)) {
             entries.push(entry.clone());
         }
     }

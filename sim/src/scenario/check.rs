@@ -8,8 +8,10 @@ use ipnet::IpNet;
 use super::address::{Target, Thing};
 use super::expect::{Condition, Expectation};
 use super::file::{Entry, FaultKind, Probe, ScenarioFile, Step};
+use super::reader::MOST;
 use super::text::{Mark, Text};
-use crate::problem::{Problem, ProblemCode, Spot, suggestion};
+use crate::limits;
+use crate::problem::{Problem, ProblemCode, Spot, is_invisible, suggestion};
 
 /// Returns all problems that can be seen in the file alone.
 pub(super) fn check(file: &ScenarioFile) -> Vec<Problem> {
@@ -21,6 +23,8 @@ pub(super) fn check(file: &ScenarioFile) -> Vec<Problem> {
     check.machines();
     check.ranges();
     check.times();
+    check.numbers();
+    check.letters();
     check.names();
     check.machine_references();
     check.problems
@@ -77,6 +81,9 @@ impl Check<'_> {
     }
 
     fn twice(&mut self, code: ProblemCode, title: &str, first: Mark, again: Mark) {
+        if self.problems.len() >= MOST {
+            return;
+        }
         let problem = Problem::error(code, title)
             .at(self.spot(again), "again here")
             .also(self.spot(first), "first here");
@@ -126,6 +133,95 @@ impl Check<'_> {
                 let problem = Problem::error(ProblemCode::ScnTime, "a step ends before it begins")
                     .at(self.spot(until.mark), "ends here")
                     .also(self.spot(from.mark), "begins here");
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    /// Checks that the scenario is not larger than one that can be simulated.
+    fn numbers(&mut self) {
+        let mut too_many = |title: String, spot: Spot, label: String| {
+            let problem = Problem::error(ProblemCode::ScnTooMany, title).at(spot, label);
+            self.problems.push(problem);
+        };
+        if let Some(node) = self.file.cluster.nodes.get(limits::NODES) {
+            let title = format!("there are more than {} nodes", limits::NODES);
+            let spot = self.file.spans.spot(node.name.mark);
+            too_many(title, spot, "one too many".to_owned());
+        }
+        let mut attempts = 0_u128;
+        for entry in &self.file.timeline {
+            let times = match entry {
+                Entry::At { .. } => 1,
+                Entry::Every {
+                    every, from, until, ..
+                } => until.0.since(from.0).as_nanos() / every.0.as_nanos().max(1) + 1,
+            };
+            let mark = entry.from().mark;
+            let each = match entry.step() {
+                Step::Probe(probe) => {
+                    let long = probe.payload.as_ref().map_or(0, |size| size.0 >> 13);
+                    u128::from(probe.count.unwrap_or(1)) * (1 + u128::from(long))
+                }
+                Step::Scale { replicas, .. } => {
+                    if u64::from(*replicas) > limits::PODS {
+                        let title = format!("a workload gets more than {} pods", limits::PODS);
+                        let spot = self.file.spans.spot(mark);
+                        too_many(title, spot, format!("{replicas} pods"));
+                    }
+                    1
+                }
+                Step::Apply { .. }
+                | Step::Delete { .. }
+                | Step::Patch { .. }
+                | Step::Label { .. }
+                | Step::Fault(_)
+                | Step::Exec { .. }
+                | Step::Note { .. } => 1,
+            };
+            let before = attempts;
+            attempts = attempts.saturating_add(times.saturating_mul(each));
+            if before <= limits::ATTEMPTS && attempts > limits::ATTEMPTS {
+                let most = limits::ATTEMPTS;
+                let title = format!("the timeline has more than {most} steps and attempts");
+                let spot = self.file.spans.spot(mark);
+                too_many(title, spot, "too many by this entry".to_owned());
+            }
+        }
+    }
+
+    /// Checks that what is printed as it is written cannot be mistaken for something else.
+    fn letters(&mut self) {
+        let ids = self
+            .file
+            .timeline
+            .iter()
+            .filter_map(|entry| match entry.step() {
+                Step::Probe(probe) => Some(&probe.id),
+                Step::Fault(fault) => Some(&fault.id),
+                Step::Note { text } => Some(text),
+                Step::Exec { command, .. } => Some(command),
+                Step::Apply { .. }
+                | Step::Delete { .. }
+                | Step::Patch { .. }
+                | Step::Label { .. }
+                | Step::Scale { .. } => None,
+            });
+        let title = std::iter::once((self.file.title.as_str(), None));
+        let all: Vec<(&str, Option<Mark>)> = title
+            .chain(ids.map(|text| (text.as_str(), Some(text.mark))))
+            .collect();
+        for (text, mark) in all {
+            let odd = |letter: &char| is_invisible(*letter) && !matches!(letter, '\n' | '\t');
+            if let Some(letter) = text.chars().find(odd)
+                && self.problems.len() < MOST
+            {
+                let spot = mark.map_or_else(|| self.file.spans.start(), |mark| self.spot(mark));
+                let code = letter.escape_unicode();
+                let title = format!("a text has a letter that cannot be seen, {code}");
+                let problem = Problem::error(ProblemCode::ScnBadValue, title)
+                    .at(spot, "in here")
+                    .help("leave it out");
                 self.problems.push(problem);
             }
         }
@@ -181,7 +277,7 @@ impl Check<'_> {
         known: &Known,
     ) {
         let word = name.to_string();
-        if known.contains_key(&word) {
+        if known.contains_key(&word) || self.problems.len() >= MOST {
             return;
         }
         let names: Vec<&str> = known.keys().map(String::as_str).collect();

@@ -17,8 +17,8 @@ use super::file::ScenarioFile;
 use super::text::{Mark, reading};
 use crate::problem::{Problem, ProblemCode, Spot, suggestion};
 
-/// More problems than this help nobody.
-const MOST: usize = 50;
+/// More problems than this help nobody, and each takes reading the file once more.
+pub(super) const MOST: usize = 50;
 
 /// Reads a scenario file.
 ///

@@ -651,10 +651,7 @@ impl Resolver<'_> {
                     every, from, until, ..
                 } => {
                     let steps = std::iter::successors(Some(from.0), |at| Some(*at + every.0));
-                    steps
-                        .take_while(|at| *at <= until.0)
-                        .take(100_000)
-                        .collect()
+                    steps.take_while(|at| *at <= until.0).collect()
                 }
             };
             for at in times {
@@ -839,7 +836,12 @@ impl Resolver<'_> {
             .map_or(Duration::from_secs(1), |i| i.0);
         let count = probe.count.unwrap_or(1);
         (0..count)
-            .map(|n| (interval * n, Doing::Probe(Box::new(attempt.clone()))))
+            .map(|n| {
+                (
+                    interval.saturating_mul(n),
+                    Doing::Probe(Box::new(attempt.clone())),
+                )
+            })
             .collect()
     }
 

@@ -5,7 +5,8 @@ use std::fs;
 use crate::tree;
 
 const FLOORS: &[&[&str]] = &[
-    &["engine", "problem"],
+    &["engine", "limits"],
+    &["problem"],
     &["source"],
     &["trace"],
     &["controllers", "fault", "reach", "traffic"],
@@ -74,11 +75,11 @@ fn nobody_looks_up() {
 fn the_scan_sees_what_it_must() {
     assert_eq!(
         complaints("engine", "use crate::trace::Trace;"),
-        ["engine (floor 0) uses trace (floor 2)"]
+        ["engine (floor 0) uses trace (floor 3)"]
     );
     assert_eq!(
         complaints("render", "let x = crate::scenario::read();"),
-        ["render (floor 9) uses scenario (floor 9)"]
+        ["render (floor 10) uses scenario (floor 10)"]
     );
     assert!(complaints("trace", "use crate::source::OriginTable; // not crate::cli").is_empty());
     assert_eq!(complaints("attic", ""), ["attic stands on no floor"]);

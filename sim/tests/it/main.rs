@@ -17,6 +17,8 @@ mod oracle_flows;
 mod oracle_kube_proxy;
 mod golden;
 mod failures;
+#[cfg(all(feature = "cli", unix))]
+mod hostile;
 mod walk;
 mod why;
 mod why_drawn;

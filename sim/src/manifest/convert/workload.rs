@@ -8,6 +8,7 @@ use podwire_models::base::{Labels, OriginId, Selector};
 use super::super::reader::{Reader, Warn as _, flag, text};
 use super::super::tree::Node;
 use super::{Meta, pod};
+use crate::limits::PODS;
 use crate::problem::ProblemCode;
 
 pub(super) fn read(
@@ -62,9 +63,7 @@ fn fill(reader: &mut Reader<'_>, workload: &mut Workload, spec: &Arc<Node>) {
             workload.ordinals_start = reader.count(start, "`ordinals.start`").unwrap_or(0);
         }
         WorkloadKind::ReplicationController => {
-            workload.replicas = reader
-                .count(spec.get("replicas"), "`replicas`")
-                .unwrap_or(1);
+            workload.replicas = pods(reader, spec.get("replicas"), "`replicas`").unwrap_or(1);
             if let Some(template) = pod::template(reader, spec) {
                 workload.template = template;
             }
@@ -93,10 +92,20 @@ fn fill(reader: &mut Reader<'_>, workload: &mut Workload, spec: &Arc<Node>) {
     }
 }
 
+/// Reads how many pods are wanted.
+fn pods(reader: &mut Reader<'_>, node: Option<&Arc<Node>>, what: &str) -> Option<u32> {
+    let count = reader.count(node, what)?;
+    if u64::from(count) > PODS {
+        let title = format!("{what} asks for {count} pods");
+        let most = format!("{PODS} are the most that are simulated");
+        reader.note(ProblemCode::ManTooMany, node?, title, most);
+        return None;
+    }
+    Some(count)
+}
+
 fn replicas(reader: &mut Reader<'_>, workload: &mut Workload, spec: &Arc<Node>) {
-    workload.replicas = reader
-        .count(spec.get("replicas"), "`replicas`")
-        .unwrap_or(1);
+    workload.replicas = pods(reader, spec.get("replicas"), "`replicas`").unwrap_or(1);
     workload.selector = reader.selector(spec.get("selector"));
     if workload.selector.is_none() {
         reader.missing(spec, "selector");
@@ -108,9 +117,7 @@ fn replicas(reader: &mut Reader<'_>, workload: &mut Workload, spec: &Arc<Node>) 
 }
 
 fn job(reader: &mut Reader<'_>, workload: &mut Workload, spec: &Arc<Node>) {
-    workload.replicas = reader
-        .count(spec.get("parallelism"), "`parallelism`")
-        .unwrap_or(1);
+    workload.replicas = pods(reader, spec.get("parallelism"), "`parallelism`").unwrap_or(1);
     workload.completions = reader.count(spec.get("completions"), "`completions`");
     workload.suspend = flag(spec.get("suspend")).unwrap_or(false);
     workload.selector = reader.selector(spec.get("selector"));

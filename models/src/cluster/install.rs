@@ -680,7 +680,7 @@ pub fn program_rules(
             .chains
             .iter()
             .filter(|(_, chain)| chain.policy.is_none());
-        let own = own.map(|(name, chain)| (Arc::clone(name), chain.rules.clone()));
+        let own = own.map(|(name, chain)| (Arc::clone(name), Arc::clone(&chain.rules)));
         netns.replace_chains(family, *table, own.collect::<Vec<_>>(), &stale)?;
         for (name, chain) in rules
             .chains
@@ -691,7 +691,7 @@ pub fn program_rules(
                 .chains
                 .get(name)
                 .map_or(&[][..], |c| c.rules.as_slice());
-            for (at, rule) in (0..).zip(&chain.rules) {
+            for (at, rule) in (0..).zip(chain.rules.iter()) {
                 if !existing.contains(rule) {
                     netns.add_rule(family, *table, name, Some(at), rule.clone())?;
                 }

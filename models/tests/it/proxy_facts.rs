@@ -182,7 +182,7 @@ fn every_jump_has_a_chain_and_every_service_rule_an_origin() {
     let rules = rules_of(&gateway, &slice, Family::V4, Version::default());
     for table in rules.tables.values() {
         for (name, chain) in &table.chains {
-            for rule in &chain.rules {
+            for rule in chain.rules.iter() {
                 if let Some(Target::Jump(target)) = &rule.target {
                     assert!(
                         table.chains.contains_key(target),
@@ -224,7 +224,7 @@ fn node_port_addresses_name_them_one_by_one_and_close_loopback() {
     assert!(text.contains("-A KUBE-SERVICES -d 192.168.50.11/32 -m comment"));
     assert!(!text.contains("--dst-type LOCAL -j KUBE-NODEPORTS"));
     let firewall = &rules.tables[&Table::Filter].chains["KUBE-FIREWALL"];
-    assert_eq!(firewall.rules, []);
+    assert_eq!(*firewall.rules, []);
 }
 
 type Change = fn(&mut Service, &mut EndpointSlice, &mut Flags);

@@ -337,7 +337,7 @@ proptest! {
     #[test]
     fn rules_read_what_they_print(rules in prop::collection::vec(rule(), 0..8)) {
         let mut table = TableRules::builtin(Table::Nat);
-        table.chains.insert("OWN".into(), Chain { policy: None, rules });
+        table.chains.insert("OWN".into(), Chain { policy: None, rules: rules.into() });
         let mut all = Ruleset::default();
         all.tables.insert(Table::Nat, table);
         let text = all.save(Family::V4);

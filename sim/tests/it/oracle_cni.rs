@@ -439,7 +439,7 @@ fn family_of(net: IpNet) -> usize {
 
 fn change(table: &mut TableRules, edit: NatEdit) {
     for (name, rules) in edit.chains {
-        table.chains.entry(name).or_default().rules = rules;
+        table.chains.entry(name).or_default().rules = rules.into();
     }
     table.chains.retain(|name, _| !edit.delete.contains(name));
 }

@@ -201,11 +201,11 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn filter(&mut self, chain: &str, rule: Rule) {
-        self.filter.entry(chain.into()).or_default().push(rule);
+        push(self.filter.entry(chain.into()).or_default(), rule);
     }
 
     fn nat(&mut self, chain: &str, rule: Rule) {
-        self.nat.entry(chain.into()).or_default().push(rule);
+        push(self.nat.entry(chain.into()).or_default(), rule);
     }
 
     /// Chains that are there whatever the Services.
@@ -385,18 +385,14 @@ fn table(built_in: &[&str], mut rules: Chains) -> TableRules {
     for name in built_in {
         let chain = Chain {
             policy: Some(ChainPolicy::Accept),
-            rules: rules.remove(*name).unwrap_or_default(),
+            rules: Arc::new(rules.remove(*name).unwrap_or_default()),
         };
         table.chains.insert((*name).into(), chain);
     }
-    for (name, rules) in rules {
-        table.chains.insert(
-            name,
-            Chain {
-                policy: None,
-                rules,
-            },
-        );
+    for (name, mut rules) in rules {
+        rules.shrink_to_fit();
+        let (policy, rules) = (None, Arc::new(rules));
+        table.chains.insert(name, Chain { policy, rules });
     }
     table
 }
@@ -708,7 +704,7 @@ impl<'w, 'a, 'p> ServiceWriter<'w, 'a, 'p> {
         for endpoint in endpoints {
             let mut rule = self.towards(endpoint);
             if left > 1 {
-                rule.matches.push(Match::Random(Not::is(one_in(left))));
+                push(&mut rule.matches, Match::Random(Not::is(one_in(left))));
             }
             left -= 1;
             self.to.nat(chain, rule);
@@ -768,6 +764,14 @@ impl<'w, 'a, 'p> ServiceWriter<'w, 'a, 'p> {
     }
 }
 
+/// Adds to a list that stays short: most chains and lists of matches do, and there are very many.
+fn push<T>(list: &mut Vec<T>, item: T) {
+    if list.len() < 4 {
+        list.reserve_exact(1);
+    }
+    list.push(item);
+}
+
 fn jump(chain: &str) -> Target {
     Target::Jump(chain.into())
 }
@@ -802,7 +806,7 @@ fn transport(mut rule: Rule, protocol: Protocol, dport: Option<u16>) -> Rule {
         Protocol::Sctp => (L4::Sctp, Match::Sctp { sport, dport }),
     };
     rule.protocol = Some(Not::is(l4));
-    rule.matches.push(found);
+    push(&mut rule.matches, found);
     rule
 }
 

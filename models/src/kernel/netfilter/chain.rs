@@ -404,8 +404,8 @@ pub enum ChainPolicy {
 pub struct Chain {
     /// Default verdict; `None` for user-defined chains.
     pub policy: Option<ChainPolicy>,
-    /// Rules in order.
-    pub rules: Vec<Rule>,
+    /// Rules in order. Chains that are alike may share them.
+    pub rules: Arc<Vec<Rule>>,
 }
 
 /// The chains of one table, by name, in the order of their creation.

@@ -5,6 +5,7 @@
 //! kernel would have looked at, and that is the position of the last one.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::chain::{Chain, Match, Not, PortRange, Rule};
 use crate::base::FxIndexMap;
@@ -57,9 +58,9 @@ impl Asks {
 
 impl Dispatch {
     /// Sorts the rules of a chain; `None` if that is not worth it.
-    pub(super) fn of(chain: &Chain) -> Option<Box<Self>> {
-        let mut sorted = Box::<Self>::default();
-        for (position, rule) in (0..).zip(&chain.rules) {
+    pub(super) fn of(chain: &Chain) -> Option<Arc<Self>> {
+        let mut sorted = Self::default();
+        for (position, rule) in (0..).zip(chain.rules.iter()) {
             let list = match Asks::of(rule) {
                 Asks::Address(address) => sorted.by_address.entry(address).or_default(),
                 Asks::Port(l4, port) => sorted.by_port.entry((l4, port)).or_default(),
@@ -67,7 +68,7 @@ impl Dispatch {
             };
             list.push(position);
         }
-        (chain.rules.len() - sorted.others.len() >= WORTH).then_some(sorted)
+        (chain.rules.len() - sorted.others.len() >= WORTH).then(|| Arc::new(sorted))
     }
 
     /// Returns the positions of the rules that a packet to this address and port can match, in order. A packet without

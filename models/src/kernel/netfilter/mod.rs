@@ -14,6 +14,7 @@ pub mod recent;
 mod dispatch;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::mem;
 use std::sync::Arc;
@@ -81,7 +82,7 @@ struct TableIndex {
     /// The built-in chain of each hook, unless it is empty and accepts.
     hooks: [Option<u32>; 5],
     /// What is known of each chain beforehand.
-    chains: Vec<ChainIndex>,
+    chains: Vec<Arc<ChainIndex>>,
 }
 
 /// What is known of a chain beforehand.
@@ -90,7 +91,7 @@ struct ChainIndex {
     /// Of each rule.
     rules: Vec<Known>,
     /// Where to look rules up, if there are many.
-    dispatch: Option<Box<Dispatch>>,
+    dispatch: Option<Arc<Dispatch>>,
 }
 
 impl ChainIndex {
@@ -100,6 +101,26 @@ impl ChainIndex {
             rules: known.collect::<Result<_, _>>()?,
             dispatch: Dispatch::of(chain),
         })
+    }
+
+    /// Returns the same where chains have other positions now; `None` if one that it jumps to has none.
+    fn moved(self: &Arc<Self>, positions: &[u32]) -> Option<Arc<Self>> {
+        let mut moved = Arc::clone(self);
+        for (n, known) in self.rules.iter().enumerate() {
+            if known.jump == Known::NO_JUMP {
+                continue;
+            }
+            let jump = *positions.get(known.jump as usize)?;
+            if jump == Known::NO_JUMP {
+                return None;
+            }
+            if jump != known.jump
+                && let Some(known) = Arc::make_mut(&mut moved).rules.get_mut(n)
+            {
+                known.jump = jump;
+            }
+        }
+        Some(moved)
     }
 }
 
@@ -207,7 +228,7 @@ impl TableRules {
         let chain = |hook: &Hook| {
             let chain = Chain {
                 policy: Some(ChainPolicy::Accept),
-                rules: Vec::new(),
+                rules: Arc::default(),
             };
             (Arc::from(hook.name()), chain)
         };
@@ -308,10 +329,52 @@ impl Rules {
         };
         let mut index = TableIndex::default();
         for chain in rules.chains.values() {
-            index.chains.push(ChainIndex::of(rules, chain)?);
+            index.chains.push(Arc::new(ChainIndex::of(rules, chain)?));
         }
         if let Some(place) = self.index.get_mut(table as usize) {
             *place = index;
+        }
+        self.index_hooks(table);
+        Ok(())
+    }
+
+    /// Indexes a table of which only some chains are not as they were.
+    fn index_changes(&mut self, table: Table, before: &Self) -> Result<(), ConfigError> {
+        let (was, now) = (
+            before.source.tables.get(&table),
+            self.source.tables.get(&table),
+        );
+        let (Some(was), Some(now)) = (was, now) else {
+            return self.index_table(table);
+        };
+        let position = |name| {
+            now.chains
+                .get_index_of(name)
+                .and_then(|n| u32::try_from(n).ok())
+        };
+        let positions = was
+            .chains
+            .keys()
+            .map(|name| position(name).unwrap_or(Known::NO_JUMP));
+        let positions: Vec<u32> = positions.collect();
+        let known = before
+            .index
+            .get(table as usize)
+            .map_or(&[][..], |index| &index.chains);
+        let mut chains = Vec::with_capacity(now.chains.len());
+        for (name, chain) in &now.chains {
+            let same = was
+                .chains
+                .get_full(name)
+                .filter(|(.., was)| Arc::ptr_eq(&was.rules, &chain.rules));
+            let same = same.and_then(|(n, ..)| known.get(n)?.moved(&positions));
+            chains.push(match same {
+                Some(same) => same,
+                None => Arc::new(ChainIndex::of(now, chain)?),
+            });
+        }
+        if let Some(index) = self.index.get_mut(table as usize) {
+            index.chains = chains;
         }
         self.index_hooks(table);
         Ok(())
@@ -338,7 +401,7 @@ impl Rules {
     fn note_conntrack(&mut self) {
         let chains = self.source.tables.values().flat_map(|t| t.chains.values());
         self.needs_conntrack = chains
-            .flat_map(|chain| &chain.rules)
+            .flat_map(|chain| chain.rules.iter())
             .any(Rule::needs_conntrack);
     }
 }
@@ -539,7 +602,7 @@ impl Netns {
                 (None, None) => {
                     chains.insert(Arc::clone(name), Chain::default());
                     if let Some(index) = rules.index.get_mut(table as usize) {
-                        index.chains.push(ChainIndex::default());
+                        index.chains.push(Arc::default());
                     }
                 }
             }
@@ -574,9 +637,10 @@ impl Netns {
                     "Index of insertion too big.".to_owned(),
                 ));
             }
-            chain.rules.insert(at, rule);
+            Arc::make_mut(&mut chain.rules).insert(at, rule);
             let index = rules.index.get_mut(table as usize);
             if let Some(index) = index.and_then(|index| index.chains.get_mut(n)) {
+                let index = Arc::make_mut(index);
                 index.rules.insert(at, known);
                 index.dispatch = Dispatch::of(chain);
             }
@@ -615,7 +679,7 @@ impl Netns {
                     "Bad rule (does a matching rule exist in that chain?).".to_owned(),
                 ));
             };
-            chain.rules.remove(position);
+            Arc::make_mut(&mut chain.rules).remove(position);
             rules.note_conntrack();
             rules.index_table(table)
         })
@@ -626,11 +690,11 @@ impl Netns {
     ///
     /// # Errors
     /// If a rule jumps to a chain that does not exist in the end; nothing changes then.
-    pub fn replace_chains(
+    pub fn replace_chains<R: Into<Arc<Vec<Rule>>>>(
         &mut self,
         family: Family,
         table: Table,
-        chains: impl IntoIterator<Item = (Arc<str>, Vec<Rule>)>,
+        chains: impl IntoIterator<Item = (Arc<str>, R)>,
         delete: &[Arc<str>],
     ) -> Result<(), ConfigError> {
         self.edit_rules(family, |rules| {
@@ -638,10 +702,17 @@ impl Netns {
             next.use_table(table);
             let all = &mut next.source.tables.entry(table).or_default().chains;
             for (name, rules) in chains {
-                all.entry(name).or_default().rules = rules;
+                let (rules, chain) = (rules.into(), all.entry(name).or_default());
+                // What stays the same stays the very same: it is not looked at again.
+                if chain.rules != rules {
+                    chain.rules = rules;
+                }
             }
-            all.retain(|name, _| !delete.contains(name));
-            next.index_table(table)?;
+            if !delete.is_empty() {
+                let delete: BTreeSet<&Arc<str>> = delete.iter().collect();
+                all.retain(|name, _| !delete.contains(name));
+            }
+            next.index_changes(table, rules)?;
             next.note_conntrack();
             *rules = next;
             Ok(())
@@ -711,6 +782,71 @@ impl Rules {
             place.insert(TableRules::builtin(table));
             // Built-in chains are empty, so no jump can fail.
             let _ = self.index_table(table);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::NetnsId;
+
+    const NAMES: [&str; 6] = ["A", "B", "C", "D", "E", "F"];
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let to = (0_u8..3).prop_map(|n| format!("10.0.0.{n}/32").parse().ok().map(Not::is));
+        let target = prop_oneof![
+            prop::sample::select(&NAMES[..]).prop_map(|name| Target::Jump(name.into())),
+            Just(Target::Accept)
+        ];
+        (to, target).prop_map(|(destination, target)| Rule {
+            destination,
+            target: Some(target),
+            ..Rule::default()
+        })
+    }
+
+    type Edit = (Vec<(&'static str, Vec<Rule>)>, Vec<&'static str>);
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        let name = || prop::sample::select(&NAMES[..]);
+        let chain = (name(), prop::collection::vec(rule(), 0..8));
+        (
+            prop::collection::vec(chain, 0..5),
+            prop::collection::vec(name(), 0..2),
+        )
+    }
+
+    proptest! {
+        /// What is known beforehand of rules that were edited is what is known of the same rules written at once.
+        #[test]
+        fn edited_rules_are_indexed_as_new_ones(edits in prop::collection::vec(edit(), 1..8)) {
+            let mut netns = Netns::new(NetnsId(0), "node/a".into());
+            let family = Family::V4;
+            for name in NAMES {
+                netns.add_chain(family, Table::Filter, &name.into(), None).expect("new names");
+            }
+            for (chains, delete) in edits {
+                let before = netns.rules(family).map(|rules| rules.source.clone());
+                let mut expected = before.clone().unwrap_or_default();
+                let table = expected.tables.entry(Table::Filter).or_insert_with(|| TableRules::builtin(Table::Filter));
+                for (name, rules) in &chains {
+                    table.chains.entry(Arc::from(*name)).or_default().rules = rules.clone().into();
+                }
+                table.chains.retain(|name, _| !delete.contains(&&**name));
+                let expected = Rules::new(family, expected);
+                let chains = chains.into_iter().map(|(name, rules)| (Arc::from(name), rules));
+                let delete: Vec<Arc<str>> = delete.into_iter().map(Arc::from).collect();
+                let done = netns.replace_chains(family, Table::Filter, chains, &delete);
+                prop_assert_eq!(done.is_ok(), expected.is_ok());
+                if let Ok(expected) = expected {
+                    let rules = netns.rules(family).expect("written just now");
+                    prop_assert_eq!(&rules.source, &expected.source);
+                    prop_assert_eq!(&rules.index, &expected.index);
+                }
+            }
         }
     }
 }

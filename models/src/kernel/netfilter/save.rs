@@ -47,7 +47,7 @@ impl TableRules {
             line(text, &format!(":{name} {policy} [0:0]"));
         }
         for (name, chain) in &chains {
-            for rule in &chain.rules {
+            for rule in chain.rules.iter() {
                 line(text, &rule_line(name, rule, family));
             }
         }
@@ -615,7 +615,7 @@ impl Ruleset {
             };
             let chain = Chain {
                 policy,
-                rules: Vec::new(),
+                rules: Arc::default(),
             };
             rules.chains.insert(name.into(), chain);
             return Ok(());
@@ -623,7 +623,7 @@ impl Ruleset {
         let (chain, rule) = parse_rule(content)?;
         match rules.chains.get_mut(&*chain) {
             Some(found) => {
-                found.rules.push(rule);
+                Arc::make_mut(&mut found.rules).push(rule);
                 Ok(())
             }
             None => Err(SaveErrorKind::UnknownChain(chain)),

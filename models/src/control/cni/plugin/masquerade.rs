@@ -48,7 +48,7 @@ pub(super) fn nat_table(machine: &dyn Machine, family: Family) -> TableRules {
 
 fn rules_of(table: &TableRules, chain: &str) -> Vec<Rule> {
     let chain = table.chains.get(chain);
-    chain.map(|chain| chain.rules.clone()).unwrap_or_default()
+    chain.map(|chain| chain.rules.to_vec()).unwrap_or_default()
 }
 
 /// Adds the rules for the addresses of a container, by the back end asked for.

@@ -306,7 +306,7 @@ impl Editor<'_> {
     fn ensure(&mut self, chain: &str) -> &mut Vec<Rule> {
         let known = |(name, _): &(Arc<str>, Vec<Rule>)| &**name == chain;
         if !self.edit.chains.iter().any(known) {
-            let rules = self.nat.chains.get(chain).map(|c| c.rules.clone());
+            let rules = self.nat.chains.get(chain).map(|c| c.rules.to_vec());
             let made = (chain.into(), rules.unwrap_or_default());
             self.edit.chains.push(made);
         }

@@ -43,8 +43,8 @@ impl Node {
     pub const fn new(name: ObjectName) -> Self {
         Self {
             name,
-            labels: Labels(std::collections::BTreeMap::new()),
-            annotations: Labels(std::collections::BTreeMap::new()),
+            labels: Labels::new(),
+            annotations: Labels::new(),
             pod_cidrs: Vec::new(),
             internal_ips: Vec::new(),
             external_ips: Vec::new(),

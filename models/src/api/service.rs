@@ -67,8 +67,8 @@ impl Service {
     pub const fn new(key: ObjectKey) -> Self {
         Self {
             key,
-            labels: Labels(std::collections::BTreeMap::new()),
-            annotations: Labels(std::collections::BTreeMap::new()),
+            labels: Labels::new(),
+            annotations: Labels::new(),
             service_type: ServiceType::ClusterIp,
             cluster_ip: ClusterIp::Unassigned,
             ip_families: Vec::new(),

@@ -2,22 +2,35 @@
 //! "No selector" and "a selector that selects everything" are different things: the first is an
 //! `Option::None` outside, the second `Selector::default()`.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-/// The labels (or annotations) of one object, sorted by key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Labels(pub BTreeMap<Arc<str>, Arc<str>>);
+/// The labels (or annotations) of one object, sorted by key. There are few, of very many objects.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Labels(Vec<(Arc<str>, Arc<str>)>);
 
 impl Labels {
+    /// Returns no labels.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| (**other).cmp(key))
+    }
+
     /// Returns the value of a label.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(|value| &**value)
+        self.shared(key).map(|value| &**value)
+    }
+
+    /// Returns the value of a label, to be kept.
+    pub fn shared(&self, key: &str) -> Option<&Arc<str>> {
+        let position = self.find(key).ok()?;
+        self.0.get(position).map(|(_, value)| value)
     }
 
     /// Sets a label, and returns what it was before.
@@ -26,12 +39,24 @@ impl Labels {
         key: impl Into<Arc<str>>,
         value: impl Into<Arc<str>>,
     ) -> Option<Arc<str>> {
-        self.0.insert(key.into(), value.into())
+        let (key, value) = (key.into(), value.into());
+        match self.find(&key) {
+            Ok(position) => {
+                let (_, known) = self.0.get_mut(position)?;
+                Some(std::mem::replace(known, value))
+            }
+            Err(position) => {
+                self.0.reserve_exact(1);
+                self.0.insert(position, (key, value));
+                None
+            }
+        }
     }
 
     /// Removes a label, and returns what it was.
     pub fn remove(&mut self, key: &str) -> Option<Arc<str>> {
-        self.0.remove(key)
+        let position = self.find(key).ok()?;
+        Some(self.0.remove(position).1)
     }
 
     /// Returns the labels in the order of their keys.
@@ -39,20 +64,43 @@ impl Labels {
         self.0.iter().map(|(key, value)| (&**key, &**value))
     }
 
+    /// Returns the labels in the order of their keys, to be kept.
+    pub fn pairs(&self) -> &[(Arc<str>, Arc<str>)] {
+        &self.0
+    }
+
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(
-            pairs
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect(),
-        )
+        let mut labels = Self::new();
+        for (key, value) in pairs {
+            labels.insert(key, value);
+        }
+        labels
+    }
+}
+
+impl fmt::Debug for Labels {
+    /// `Labels({"app": "web"})`. The names of ReplicaSets are hashes of what is written here.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Map<'l>(&'l Labels);
+        impl fmt::Debug for Map<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_map().entries(self.0.iter()).finish()
+            }
+        }
+        f.debug_tuple("Labels").field(&Map(self)).finish()
+    }
+}
+
+impl Serialize for Labels {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
     }
 }
 
@@ -111,7 +159,7 @@ impl Selector {
 
     /// Returns the requirements that do not hold for these labels.
     pub fn failed(&self, labels: &Labels) -> impl Iterator<Item = Requirement> {
-        let exact = self.match_labels.0.iter();
+        let exact = self.match_labels.pairs().iter();
         let exact = exact.filter(|(key, value)| labels.get(key) != Some(value));
         let other = self.match_expressions.iter();
         let other = other.filter(|expression| !expression.holds(labels));

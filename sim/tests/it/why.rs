@@ -154,7 +154,7 @@ pub(crate) fn misspelt(word: &str) -> String {
 
 pub(crate) fn misspell_all(labels: &mut Labels) {
     let wrong: Vec<(Arc<str>, String)> = labels
-        .0
+        .pairs()
         .iter()
         .map(|(key, value)| (Arc::clone(key), misspelt(value)))
         .collect();

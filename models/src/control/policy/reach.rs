@@ -10,7 +10,7 @@
     reason = "everything has a number that was given out for this very table"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -296,7 +296,7 @@ struct Compiler<'a> {
 
 /// Selects everything.
 static EVERYTHING: Selector = Selector {
-    match_labels: Labels(BTreeMap::new()),
+    match_labels: Labels::new(),
     match_expressions: Vec::new(),
 };
 
@@ -373,7 +373,7 @@ impl<'a> Compiler<'a> {
 
     fn pods(&mut self, spaces: Spaces, selector: &'a Selector) -> u32 {
         self.keys
-            .extend(selector.match_labels.0.keys().map(|key| &**key));
+            .extend(selector.match_labels.iter().map(|(key, _)| key));
         self.keys
             .extend(selector.match_expressions.iter().map(Expression::key));
         let selector = id(&mut self.selectors, selector);
@@ -815,8 +815,8 @@ impl<'a> Ends<'a> {
 
     /// Of a pod's labels, only those that some selector looks at.
     fn labels(&mut self, pod: &Pod, keys: &BTreeSet<&str>) -> u32 {
-        let all = pod.labels.0.iter();
-        let some = all.filter(|(key, _)| keys.contains(&***key));
+        let all = pod.labels.pairs().iter();
+        let some = all.filter(|(key, _)| keys.contains(&**key));
         let some = some.map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
         id(&mut self.labels, some.collect())
     }

@@ -195,7 +195,7 @@ fn failed<'l>(
     labels: &'l Labels,
 ) -> impl Iterator<Item = (Requirement, Option<Arc<str>>)> + 'l {
     selector.failed(labels).map(|requirement| {
-        let found = labels.0.get(requirement.key()).cloned();
+        let found = labels.shared(requirement.key()).cloned();
         (requirement, found)
     })
 }

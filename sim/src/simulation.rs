@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::base::hash::stable_hash;
+use podwire_models::base::shelf::Shelves;
 use podwire_models::base::{Dice, Errno, Family, FxIndexMap, Purpose, Stream, Time};
 use podwire_models::cluster::WireEnd;
 use podwire_models::cluster::carry::Carried;
@@ -87,7 +88,7 @@ pub enum Event {
 pub struct AppId(pub u32);
 
 /// A client or server: any state machine of [`crate::traffic`].
-pub trait Behaviour {
+pub trait Behaviour: Clone {
     /// Handles one event.
     fn handle<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>);
 }
@@ -138,7 +139,7 @@ struct Owner {
     remote: Option<End>,
 }
 
-/// A cluster in motion: machines, applications, and what is to come. `M` is the set of application machines, `D`
+/// A cluster in motion: machines, applications, and what is to come. A copy shares what neither has changed since. `M` is the set of application machines, `D`
 /// answers questions of chance, `R` watches.
 #[derive(Clone, Debug)]
 pub struct Simulation<M, D, R> {
@@ -150,8 +151,8 @@ pub struct Simulation<M, D, R> {
     pub recorder: R,
     queue: Queue<(Option<u64>, Event)>,
     now: Time,
-    apps: Vec<App<M>>,
-    owners: FxIndexMap<(NetnsId, SocketId), Owner>,
+    apps: Shelves<App<M>, 32>,
+    owners: Arc<FxIndexMap<(NetnsId, SocketId), Owner>>,
     next_packet: u64,
     effects: Vec<Effect>,
     work: VecDeque<(NetnsId, Effect)>,
@@ -170,8 +171,8 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             recorder,
             queue: Queue::new(),
             now: Time::ZERO,
-            apps: Vec::new(),
-            owners: FxIndexMap::default(),
+            apps: Shelves::default(),
+            owners: Arc::default(),
             next_packet: 0,
             effects: Vec::new(),
             work: VecDeque::new(),
@@ -238,7 +239,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         let socket = space.sockets.bind(l4, addr, port)?;
         let any = IpAddr::from([0, 0, 0, 0]);
         let local = (addr.unwrap_or(any), port);
-        self.owners.insert(
+        Arc::make_mut(&mut self.owners).insert(
             (netns, socket),
             Owner {
                 app,
@@ -253,7 +254,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
     /// Closes an application's listening sockets; connections stay.
     pub fn stop_listening(&mut self, app: AppId) {
         let cluster = &mut self.machines.cluster;
-        self.owners.retain(|(netns, socket), owner| {
+        Arc::make_mut(&mut self.owners).retain(|(netns, socket), owner| {
             let listens = owner.app == app && owner.remote.is_none();
             if listens && let Some(space) = cluster.netns_mut(*netns) {
                 space.sockets.close(*socket);
@@ -648,7 +649,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         } else {
             (space.sockets.bind(l4, Some(source), port)?, None)
         };
-        self.owners.insert(
+        Arc::make_mut(&mut self.owners).insert(
             (netns, socket),
             Owner {
                 app: id,
@@ -697,7 +698,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
                 local,
                 remote: Some(remote),
             };
-            self.owners.insert((netns, socket), owner);
+            Arc::make_mut(&mut self.owners).insert((netns, socket), owner);
         }
     }
 
@@ -712,7 +713,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         let Some((&(_, socket), _)) = found else {
             return;
         };
-        self.owners.swap_remove(&(netns, socket));
+        Arc::make_mut(&mut self.owners).swap_remove(&(netns, socket));
         if let Some(space) = self.machines.cluster.netns_mut(netns) {
             space.sockets.close(socket);
         }

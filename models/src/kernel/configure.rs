@@ -29,7 +29,8 @@ impl Netns {
         let mut netns = Self {
             id,
             name,
-            devices: Vec::new(),
+            // Most namespaces are pods, with lo and eth0.
+            devices: Vec::with_capacity(2),
             dev_names: FxIndexMap::default(),
             fib: Fib::default(),
             neighbours: NeighbourTable::default(),

@@ -64,6 +64,9 @@ impl Table {
     }
 }
 
+/// Tables of fewer routes take no more memory than they need: there is one in every pod.
+const FEW: usize = 16;
+
 /// What a network is found by: its table, its length, its first address.
 type Key = (Table, u8, u128);
 
@@ -83,7 +86,7 @@ struct Prefixes {
     /// Networks of `shared` that do not count here, in order: they are gone, or among the own ones.
     hidden: Vec<Key>,
     /// What look-ups search; worked out when first asked for after a change.
-    compiled: OnceLock<Compiled>,
+    compiled: OnceLock<Box<Compiled>>,
 }
 
 /// Routes of table main that many namespaces have alike, one for each network, in the order of their keys: the routes of
@@ -194,10 +197,10 @@ impl Prefixes {
         self.compiled.get_or_init(|| {
             let local = ranges(&self.own, Table::Local, self.family);
             let main = ranges(&self.own, Table::Main, self.family);
-            Compiled {
+            Box::new(Compiled {
                 both: main.behind(&local, self.family),
                 local,
-            }
+            })
         })
     }
 
@@ -252,6 +255,9 @@ impl Prefixes {
         let range = self.at(key_of(&route));
         let routes = self.own.get(range.clone()).unwrap_or_default();
         let position = routes.partition_point(|r| before(r, &route));
+        if self.own.len() < FEW {
+            self.own.reserve_exact(1);
+        }
         self.own.insert(range.start + position, route);
     }
 

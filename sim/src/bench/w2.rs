@@ -37,12 +37,14 @@ const INTERVAL: Duration = Duration::from_micros(100);
 /// Packets that a connection takes: what is sent in one run is at least what is asked for.
 const PACKETS_OF_A_CONNECTION: u64 = 8;
 
+#[derive(Clone)]
 enum Machine {
     Client(Box<TcpClient>),
     Server(Box<TcpServer>),
 }
 
 /// A client or server that counts what it receives.
+#[derive(Clone)]
 struct Program {
     machine: Machine,
     tally: Rc<Cell<Tally>>,

@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use super::world::World;
 
 /// An application of a probe, and what it saw.
+#[derive(Clone)]
 enum App {
     Server(Server),
     Tcp(Box<TcpProbe>),
@@ -28,6 +29,7 @@ enum App {
 }
 
 /// A server as podwire has it, whose packets are looked at.
+#[derive(Clone)]
 struct Server {
     /// Namespace and port.
     name: String,
@@ -36,12 +38,14 @@ struct Server {
     seen: Option<(End, IpAddr, u8)>,
 }
 
+#[derive(Clone)]
 struct TcpProbe {
     inner: TcpClient,
     local: Option<End>,
 }
 
 /// One datagram, with the socket options of the recording.
+#[derive(Clone)]
 struct UdpProbe {
     remote: End,
     size: u32,

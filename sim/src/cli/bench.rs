@@ -12,6 +12,7 @@ Examples:
   podwire bench w1
   podwire bench w1 --nodes 64 --services 1000
   podwire bench w2 --services 10
+  podwire bench scale --nodes 1000 --pods 30000 --services 1000
   podwire bench reach --pods 50000
   podwire bench w1 -o json | jq .cpu_seconds";
 
@@ -22,13 +23,13 @@ pub(super) struct BenchArgs {
     /// Which workload
     #[arg(value_name = "WORKLOAD")]
     workload: Workload,
-    /// Nodes
-    #[arg(long, value_name = "N", default_value_t = Sizes::default().nodes, value_parser = clap::value_parser!(u32).range(1..=5000))]
-    nodes: u32,
+    /// Nodes: 16, or 5,000 for `scale`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5000))]
+    nodes: Option<u32>,
     /// Pods on each node, each the source of one flow
     #[arg(long, value_name = "N", default_value_t = Sizes::default().pods_per_node, value_parser = clap::value_parser!(u32).range(1..=200))]
     pods_per_node: u32,
-    /// Pods of the workload `reach`; nodes, namespaces and policies follow from it
+    /// Pods of the workloads `scale` and `reach`; for `reach`, nodes, namespaces and policies follow from it
     #[arg(long, value_name = "N", default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pods: u32,
     /// Services that kube-proxy programs on every node
@@ -52,17 +53,22 @@ enum Workload {
     W1,
     /// Pods connect to Services whose pods are on other nodes, over VXLAN; 10,000 Services if `--services` is not given.
     W2,
+    /// A cluster at the published limits is set up, changed and copied: 5,000 nodes and 10,000 Services if they are not given.
+    Scale,
     /// Who may talk to whom, for all pairs of pods.
     Reach,
 }
 
 pub(super) fn run(args: &BenchArgs) -> Done {
     let sizes = Sizes {
-        nodes: args.nodes,
+        nodes: args.nodes.unwrap_or_else(|| match args.workload {
+            Workload::W1 | Workload::W2 | Workload::Reach => Sizes::default().nodes,
+            Workload::Scale => 5_000,
+        }),
         pods_per_node: args.pods_per_node,
         services: args.services.unwrap_or(match args.workload {
             Workload::W1 | Workload::Reach => 0,
-            Workload::W2 => 10_000,
+            Workload::W2 | Workload::Scale => 10_000,
         }),
         packets: args.packets,
         seed: args.seed,
@@ -70,6 +76,12 @@ pub(super) fn run(args: &BenchArgs) -> Done {
     let json = match args.workload {
         Workload::W1 => serde_json::to_value(bench::w1(&sizes)),
         Workload::W2 => serde_json::to_value(bench::w2(&sizes)),
+        Workload::Scale => serde_json::to_value(bench::scale::scale(&bench::scale::Sizes {
+            nodes: sizes.nodes,
+            pods: args.pods,
+            services: sizes.services,
+            seed: args.seed,
+        })),
         Workload::Reach => serde_json::to_value(bench::reach::reach(args.pods)),
     };
     let json = json.map_err(Report::bad_input)?;

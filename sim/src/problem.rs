@@ -1,6 +1,7 @@
 //! What is wrong with an input, told so that it can be repaired: code, one sentence, the place, what was found there,
 //! what would have been right. Rendered as `rustc` renders its diagnostics.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
@@ -403,9 +404,13 @@ impl<'a> Excerpt<'a> {
     }
 
     fn snippet<T: Clone>(&self) -> Snippet<'a, T> {
-        Snippet::source(self.text)
-            .path(self.name)
-            .line_start(self.line)
+        // What is shown keeps its places, so a letter of two bytes takes the place of another.
+        let text = if self.text.contains(is_c1) {
+            Cow::Owned(self.text.replace(is_c1, "¿"))
+        } else {
+            Cow::Borrowed(self.text)
+        };
+        Snippet::source(text).path(self.name).line_start(self.line)
     }
 }
 
@@ -426,6 +431,11 @@ fn inside(text: &str, spot: &Spot) -> Range<usize> {
 pub fn is_invisible(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// The control characters beyond ASCII, which the renderer of excerpts lets through. Each has two bytes.
+fn is_c1(letter: char) -> bool {
+    matches!(letter, '\u{80}'..='\u{9f}')
 }
 
 /// Returns a text with such letters in writing.

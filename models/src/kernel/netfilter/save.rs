@@ -607,6 +607,9 @@ impl Ruleset {
         if let Some(declared) = content.strip_prefix(':') {
             let mut words = declared.split_whitespace();
             let name = words.next().unwrap_or_default();
+            if !is_chain_name(name) {
+                return Err(SaveErrorKind::BadValue(":".to_owned(), name.to_owned()));
+            }
             let policy = match words.next() {
                 Some("ACCEPT") => Some(ChainPolicy::Accept),
                 Some("DROP") => Some(ChainPolicy::Drop),
@@ -629,6 +632,11 @@ impl Ruleset {
             None => Err(SaveErrorKind::UnknownChain(chain)),
         }
     }
+}
+
+/// Whether a chain may be called so (`parse_chain` of iptables).
+fn is_chain_name(name: &str) -> bool {
+    (1..29).contains(&name.len()) && !name.starts_with(['-', '!'])
 }
 
 /// Reads a `-A CHAIN …` line; counters before it are skipped.

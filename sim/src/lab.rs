@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podwire_models::api::{EndpointSlice, Objects, Pod, Service};
-use podwire_models::base::{Dice, Family, Namespace, ObjectName, OriginId, Protocol};
+use podwire_models::base::{Dice, Family, Namespace, ObjectKey, ObjectName, OriginId, Protocol};
 use podwire_models::cluster::api_server;
 use podwire_models::cluster::install::{InstallError, Machines, Site, program_rules};
 use podwire_models::cluster::settle::{self, Allocators, Shortfall};
@@ -15,12 +15,13 @@ use podwire_models::control::endpoints;
 use podwire_models::control::policy::Policies;
 use podwire_models::control::policy::agent::NodeAgent;
 use podwire_models::control::proxy::{
-    Flags, NodeView, ServiceView, Version, cleanup, health, iptables,
+    Flags, NodeView, PortView, ServiceView, Version, cleanup, health, iptables, partial,
 };
 use podwire_models::control::readiness;
 use podwire_models::kernel::netfilter::Rules;
 use podwire_models::kernel::netfilter::agent::Agent;
-use podwire_models::wire::{Code, L4};
+use podwire_models::kernel::netfilter::chain::Table;
+use podwire_models::wire::{Code, L4, NetnsId};
 
 use crate::program::{Health, Program};
 use crate::simulation::{Simulation, Witness};
@@ -316,6 +317,68 @@ impl Lab {
         *programmed = program_nodes(machines, objects, slices, plan, shortfalls, before);
     }
 
+    /// Lets the controller of endpoints and every node's kube-proxy act on a change that concerns the endpoints of one Service
+    /// only. Most of the time that is little work (a partial sync); where it is not enough, all is done anew.
+    pub fn sync_service(&mut self, machines: &mut Machines, key: &ObjectKey) {
+        let given = |s: &EndpointSlice| {
+            s.key.namespace == key.namespace && s.service_name() == Some(key.name.as_str())
+        };
+        let written_by_others = self.objects.endpoint_slices.values().any(given);
+        let service = self.objects.services.get(key);
+        let Some(service) = service.filter(|_| !written_by_others && self.stopped.is_empty())
+        else {
+            self.refresh_slices();
+            self.program(machines);
+            return;
+        };
+        let new = endpoints::slices_of(service, &self.objects);
+        let start = self.slices.iter().position(given);
+        let start = start.unwrap_or(self.slices.len());
+        let several = self
+            .slices
+            .iter()
+            .skip(start)
+            .take_while(|s| given(s))
+            .count();
+        self.slices
+            .splice(start..start + several, new.iter().cloned());
+        let mut done = true;
+        for family in Family::ALL {
+            let ports = ServiceView::new([service], &new, family).ports;
+            let Some(view) = self
+                .programmed
+                .iter_mut()
+                .find(|view| view.family == family)
+            else {
+                continue;
+            };
+            let endpoints_before = view.endpoint_count();
+            let (at, before) = view.replace(key, ports);
+            let after = view.ports.get(at..).unwrap_or_default();
+            let own = after.partition_point(|port| port.service <= *key);
+            let (after, behind) = after.split_at(own);
+            if before == after {
+                continue;
+            }
+            let endpoints_after = view.endpoint_count();
+            let change = partial::Change {
+                before: &before,
+                after,
+                behind,
+                endpoints_before,
+                endpoints_after,
+            };
+            if !edit_nodes(machines, &self.objects, change, &self.plan, family) {
+                // As if nothing had happened: all is compared with what there was.
+                view.replace(key, before);
+                done = false;
+            }
+        }
+        if !done {
+            self.program(machines);
+        }
+    }
+
     /// Returns the address of the cluster's name service.
     pub fn dns_ips(&self) -> Vec<IpAddr> {
         let mut services = self.objects.services.values();
@@ -437,6 +500,67 @@ fn flags(plan: &Plan) -> Flags {
 struct Rewritten {
     had: Option<Arc<Rules>>,
     has: Arc<Rules>,
+}
+
+/// Changes the rules that all nodes share once for all of them; returns whether that could be done.
+fn edit_nodes(
+    machines: &mut Machines,
+    objects: &Objects,
+    change: partial::Change<'_>,
+    plan: &Plan,
+    family: Family,
+) -> bool {
+    let first = machines.nodes.values().next();
+    let rules = first.and_then(|m| machines.cluster.netns(m.netns)?.rules(family).cloned());
+    let object = machines
+        .nodes
+        .keys()
+        .next()
+        .and_then(|name| objects.nodes.get(name));
+    let (Some(mut rules), Some(object)) = (rules, object) else {
+        return false;
+    };
+    let node = NodeView::new(object, Vec::new());
+    let flags = flags(plan);
+    let Some(edit) = partial::edit(rules.ruleset(), change, (&node, &flags, plan.version)) else {
+        return false;
+    };
+    let all = |machines: &Machines| {
+        let netns: Vec<NetnsId> = machines.nodes.values().map(|m| m.netns).collect();
+        let shares = |id: &NetnsId| {
+            let own = machines.cluster.netns(*id).and_then(|n| n.rules(family));
+            own.is_some_and(|own| Arc::ptr_eq(own, &rules))
+        };
+        netns.iter().all(shares).then_some(netns)
+    };
+    let Some(all) = all(machines) else {
+        return false;
+    };
+    for id in &all {
+        let netns = machines.cluster.netns_mut(*id);
+        drop(netns.and_then(|netns| netns.lend_rules(family)));
+    }
+    let shared = Arc::make_mut(&mut rules);
+    let tables = [Table::Filter, Table::Nat];
+    let done = tables.iter().all(|table| {
+        let of_table = edit.iter().filter(|(of, ..)| of == table);
+        let chains = of_table.map(|(_, name, rules)| (Arc::clone(name), Arc::clone(rules)));
+        shared.replace(*table, chains.collect()).is_ok()
+    });
+    let view = |ports: &[PortView]| ServiceView {
+        family,
+        ports: ports.to_vec(),
+    };
+    let (before, after) = (view(change.before), view(change.after));
+    for id in all {
+        if let Some(netns) = machines.cluster.netns_mut(id) {
+            netns.share_rules(Arc::clone(&rules));
+            if let Some(table) = &mut netns.conntrack {
+                cleanup::clean(table, &before, &after, plan.version);
+            }
+        }
+    }
+    done
 }
 
 /// Whether two sets of rules are the same; long ones mostly are the very same.

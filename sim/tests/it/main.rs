@@ -12,6 +12,7 @@ mod cli;
 mod real;
 mod flat;
 mod laws;
+mod partial_sync;
 mod live;
 mod oracle_flows;
 mod oracle_kube_proxy;

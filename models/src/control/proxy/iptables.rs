@@ -28,42 +28,42 @@ use crate::kernel::netfilter::chain::{
 use crate::wire::{IcmpError, L4};
 
 /// With more endpoints than this in all, endpoint rules carry no comments.
-const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
+pub(super) const LARGE_CLUSTER_ENDPOINTS: usize = 1000;
 
-const SERVICES: &str = "KUBE-SERVICES";
-const EXTERNAL_SERVICES: &str = "KUBE-EXTERNAL-SERVICES";
-const NODEPORTS: &str = "KUBE-NODEPORTS";
+pub(super) const SERVICES: &str = "KUBE-SERVICES";
+pub(super) const EXTERNAL_SERVICES: &str = "KUBE-EXTERNAL-SERVICES";
+pub(super) const NODEPORTS: &str = "KUBE-NODEPORTS";
 const POSTROUTING: &str = "KUBE-POSTROUTING";
 const MARK_MASQ: &str = "KUBE-MARK-MASQ";
 const FORWARD: &str = "KUBE-FORWARD";
-const PROXY_FIREWALL: &str = "KUBE-PROXY-FIREWALL";
+pub(super) const PROXY_FIREWALL: &str = "KUBE-PROXY-FIREWALL";
 const FIREWALL: &str = "KUBE-FIREWALL";
 const CANARY: &str = "KUBE-PROXY-CANARY";
 
 /// Returns all rules kube-proxy writes on a node for the family of the view.
 pub fn ruleset(view: &ServiceView, node: &NodeView, flags: &Flags, version: Version) -> Ruleset {
-    let nodeport_nets = nodeport_nets(view.family, node, flags);
-    let mut writer = Writer {
-        localhost_nodeports: localhost_nodeports(view.family, nodeport_nets.as_deref(), flags),
-        nodeport_nets,
-        family: view.family,
-        node,
-        flags,
-        version,
-        mark: 1_u32
-            .checked_shl(u32::from(flags.masquerade_bit))
-            .unwrap_or(0),
-        comments: view.endpoint_count() <= LARGE_CLUSTER_ENDPOINTS,
-        detector: Detector::new(view.family, node, flags),
-        filter: BTreeMap::new(),
-        nat: BTreeMap::new(),
-    };
+    let comments = view.endpoint_count() <= LARGE_CLUSTER_ENDPOINTS;
+    let mut writer = Writer::new(view.family, comments, (node, flags, version));
     writer.fixed_chains();
     for port in &view.ports {
         ServiceWriter::new(&mut writer, port).write();
     }
     writer.nodeports_tail();
     writer.finish()
+}
+
+/// Returns what service ports of a large cluster have in the tables filter and nat: chains of their own, and their rules in
+/// those of all.
+pub(super) fn rules_of_ports(
+    family: Family,
+    ports: &[PortView],
+    on: (&NodeView, &Flags, Version),
+) -> (Chains, Chains) {
+    let mut writer = Writer::new(family, false, on);
+    for port in ports {
+        ServiceWriter::new(&mut writer, port).write();
+    }
+    (writer.filter, writer.nat)
 }
 
 /// Whether kube-proxy writes the same rules on every node: nothing in Services or flags asks which node it is.
@@ -106,7 +106,7 @@ pub fn one_in(n: u64) -> Probability {
     Probability(u32::try_from(rounded).unwrap_or(u32::MAX))
 }
 
-type Chains = BTreeMap<Arc<str>, Vec<Rule>>;
+pub(super) type Chains = BTreeMap<Arc<str>, Vec<Rule>>;
 
 /// Which addresses take node port traffic (`NewNodePortAddresses`); a family without a range of its own takes all.
 pub(super) fn nodeport_nets(family: Family, node: &NodeView, flags: &Flags) -> Option<Vec<IpNet>> {
@@ -197,6 +197,31 @@ struct Writer<'a> {
     localhost_nodeports: bool,
     filter: Chains,
     nat: Chains,
+}
+
+impl<'a> Writer<'a> {
+    fn new(
+        family: Family,
+        comments: bool,
+        (node, flags, version): (&'a NodeView, &'a Flags, Version),
+    ) -> Self {
+        let nodeport_nets = nodeport_nets(family, node, flags);
+        Self {
+            localhost_nodeports: localhost_nodeports(family, nodeport_nets.as_deref(), flags),
+            nodeport_nets,
+            family,
+            node,
+            flags,
+            version,
+            mark: 1_u32
+                .checked_shl(u32::from(flags.masquerade_bit))
+                .unwrap_or(0),
+            comments,
+            detector: Detector::new(family, node, flags),
+            filter: BTreeMap::new(),
+            nat: BTreeMap::new(),
+        }
+    }
 }
 
 impl Writer<'_> {

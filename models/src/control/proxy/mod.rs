@@ -1,12 +1,13 @@
 //! kube-proxy: what all of its modes agree on (`pkg/proxy/{serviceport,endpointslicecache,topology}.go`).
 //!
 //! [`ServiceView`] is what kube-proxy has read from the API for one family: the same on every node, so it can be
-//! held once. [`categorize`] says which endpoints one node uses. [`iptables`] writes the rules,
+//! held once. [`categorize`] says which endpoints one node uses. [`iptables`] writes the rules, [`partial`] those of one Service that changed,
 //! [`health`] answers load balancers.
 //! Leaves out: modes ipvs and nftables, `service-proxy-name` of other
 //! proxies than the default one.
 
 pub mod iptables;
+pub mod partial;
 pub mod cleanup;
 pub mod health;
 

@@ -380,6 +380,58 @@ impl Rules {
         Ok(())
     }
 
+    /// Replaces the rules of chains and makes those that do not exist, in time that grows with these chains only. None of
+    /// them is named twice.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoChain`] if a rule jumps to a chain that does not exist; nothing changes then.
+    pub fn replace(
+        &mut self,
+        table: Table,
+        chains: Vec<(Arc<str>, Arc<Vec<Rule>>)>,
+    ) -> Result<(), ConfigError> {
+        self.use_table(table);
+        let all = self.source.tables.entry(table).or_default();
+        let before = all.chains.len();
+        for (name, _) in &chains {
+            all.chains.entry(Arc::clone(name)).or_default();
+        }
+        let place = |(name, rules): (Arc<str>, Arc<Vec<Rule>>)| {
+            let (position, _, chain) = all.chains.get_full(&name)?;
+            Some((
+                position,
+                Chain {
+                    rules,
+                    ..chain.clone()
+                },
+            ))
+        };
+        let edited: Vec<(usize, Chain)> = chains.into_iter().filter_map(place).collect();
+        let known = edited.iter().map(|(_, chain)| ChainIndex::of(all, chain));
+        let known: Vec<ChainIndex> = match known.collect() {
+            Ok(known) => known,
+            Err(error) => {
+                all.chains.truncate(before);
+                return Err(error);
+            }
+        };
+        let Some(index) = self.index.get_mut(table as usize) else {
+            return Ok(());
+        };
+        index.chains.resize_with(all.chains.len(), Arc::default);
+        for ((position, chain), known) in edited.into_iter().zip(known) {
+            self.needs_conntrack |= chain.rules.iter().any(Rule::needs_conntrack);
+            if let Some((_, place)) = all.chains.get_index_mut(position) {
+                *place = chain;
+            }
+            if let Some(place) = index.chains.get_mut(position) {
+                *place = Arc::new(known);
+            }
+        }
+        self.index_hooks(table);
+        Ok(())
+    }
+
     /// Notes which built-in chains of a table say anything.
     fn index_hooks(&mut self, table: Table) {
         let Some(index) = self.index.get_mut(table as usize) else {
@@ -517,6 +569,12 @@ impl Netns {
     /// Returns the rules of a family, if anybody has written any.
     pub fn rules(&self, family: Family) -> Option<&Arc<Rules>> {
         self.netfilter.as_ref()?.rules(family)
+    }
+
+    /// Lets go of the rules of a family for a moment: whoever shares them with many can change them once for all, and
+    /// gives them back by [`Self::share_rules`].
+    pub fn lend_rules(&mut self, family: Family) -> Option<Arc<Rules>> {
+        self.netfilter.as_mut()?.rules_mut(family).take()
     }
 
     /// Shares the rules of another namespace if they are the same ones, origins included, and returns its own.
@@ -788,6 +846,8 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -845,6 +905,38 @@ mod tests {
                     let rules = netns.rules(family).expect("written just now");
                     prop_assert_eq!(&rules.source, &expected.source);
                     prop_assert_eq!(&rules.index, &expected.index);
+                }
+            }
+        }
+
+        /// The same of rules that are replaced in place.
+        #[test]
+        fn replaced_rules_are_indexed_as_new_ones(edits in prop::collection::vec(edit(), 1..8)) {
+            let mut rules = Rules::new(Family::V4, Ruleset::default()).expect("no rules");
+            for (chains, _) in edits {
+                let chains: BTreeMap<&str, Vec<Rule>> = chains.into_iter().collect();
+                let mut expected = rules.source.clone();
+                let table = expected.tables.entry(Table::Filter).or_insert_with(|| TableRules::builtin(Table::Filter));
+                for (name, rules) in &chains {
+                    table.chains.entry(Arc::from(*name)).or_default().rules = rules.clone().into();
+                }
+                let expected = Rules::new(Family::V4, expected);
+                let before = rules.clone();
+                let chains = chains.into_iter().map(|(name, rules)| (Arc::from(name), Arc::new(rules)));
+                match (rules.replace(Table::Filter, chains.collect()), expected) {
+                    (Ok(()), Ok(expected)) => {
+                        prop_assert_eq!(&rules.source, &expected.source);
+                        prop_assert_eq!(&rules.index, &expected.index);
+                    }
+                    (Err(_), Err(_)) => {
+                        // Only the table, empty, may have come to be.
+                        before.source.tables.get(&Table::Filter).map_or(Ok(()), |was| {
+                            prop_assert_eq!(rules.source.tables.get(&Table::Filter), Some(was));
+                            prop_assert_eq!(&rules.index, &before.index);
+                            Ok(())
+                        })?;
+                    }
+                    (done, expected) => prop_assert!(false, "{done:?} {:?}", expected.err()),
                 }
             }
         }

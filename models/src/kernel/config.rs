@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::link::{PortFlags, Scope};
 use super::netfilter::chain::{ChainPolicy, Rule, Table};
+use super::netfilter::nft::NftCommand;
 use super::netfilter::save::rule_line;
 use super::sysctl::Refused;
 use crate::base::{Family, Mac, OriginId};
@@ -170,6 +171,8 @@ pub enum Change {
         /// The rule.
         rule: Box<Rule>,
     },
+    /// `nft -f`: all of it or nothing.
+    Nft(Vec<NftCommand>),
 }
 
 /// A device to be made.
@@ -284,6 +287,9 @@ pub enum ConfigError {
     /// No such chain.
     #[error("iptables: No chain/target/match by that name ({0})")]
     NoChain(Arc<str>),
+    /// `nft` was refused.
+    #[error("Error: Could not process rule: {0}")]
+    Nft(&'static str),
 }
 
 impl ConfigError {
@@ -385,6 +391,10 @@ impl fmt::Display for Change {
                     (Some(_) | None, _) => line,
                 };
                 write!(f, "{} -t {} {line}", iptables_tool(*family), table.name())
+            }
+            Self::Nft(commands) => {
+                let commands: Vec<String> = commands.iter().map(ToString::to_string).collect();
+                write!(f, "nft '{}'", commands.join("; "))
             }
         }
     }

@@ -186,6 +186,7 @@ impl Netns {
                 at,
                 rule,
             } => self.add_rule(*family, *table, chain, *at, (**rule).clone()),
+            Change::Nft(commands) => self.apply_nft(commands),
         }
     }
 

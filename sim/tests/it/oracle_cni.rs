@@ -86,11 +86,6 @@ fn not_covered(case: &Value) -> Option<String> {
         {
             return Some(format!("IPAM plugin {ipam}"));
         }
-        for key in ["backend", "ipMasqBackend"] {
-            if plugin[key] == "nftables" {
-                return Some(format!("{key} nftables"));
-            }
-        }
         if plugin["macspoofchk"] == true {
             return Some("macspoofchk, which is nftables".to_owned());
         }

@@ -2,6 +2,7 @@
 
 use podwire_models::base::{Family, Mac};
 use podwire_models::kernel::netfilter::chain::Table;
+use podwire_models::kernel::netfilter::nft::NftCommand;
 use podwire_models::wire::{Body, Frame, Packet};
 
 use super::bytes;
@@ -69,6 +70,8 @@ pub(crate) struct Shot {
 pub(crate) struct Case {
     pub family: Family,
     pub rules: String,
+    /// Tables of nftables, made after the rules.
+    pub nft: Vec<NftCommand>,
     pub sysctls: Vec<(String, i64)>,
     pub shots: Vec<Shot>,
 }
@@ -108,6 +111,9 @@ impl Case {
         for (name, value) in &self.sysctls {
             text += &format!("# sysctl {name}={value}\n");
         }
+        for command in &self.nft {
+            text += &format!("# nft {command}\n");
+        }
         text += &brief(&self.rules);
         text.push('\n');
         for shot in &self.shots {
@@ -118,7 +124,7 @@ impl Case {
         text
     }
 
-    /// Reads what [`Self::text`] wrote.
+    /// Reads what [`Self::text`] wrote, without nftables.
     pub(crate) fn read(text: &str) -> Self {
         let (head, shots) = text
             .split_once("\n\n")
@@ -154,6 +160,7 @@ impl Case {
         Self {
             family: shots.first().map_or(Family::V4, Shot::family),
             rules: head.to_owned() + "\n",
+            nft: Vec::new(),
             sysctls,
             shots,
         }

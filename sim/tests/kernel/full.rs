@@ -256,6 +256,7 @@ fn compare(family: Family, assured: bool, router: &mut Router) -> Result<usize, 
     let case = Case {
         family,
         rules: RULES.replace("{client}", &talk.masqueraded.to_string()),
+        nft: Vec::new(),
         sysctls: Vec::new(),
         shots: Vec::new(),
     };

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use podwire_models::kernel::netfilter::nft::NftCommand;
+
 use super::cases::{Case, Port};
 use super::generate::{self, Draw};
 use super::router::{Router, Seen};
@@ -77,9 +79,13 @@ pub(super) fn differ(twin: &Twin, at: usize, ours: &Seen, real: &Seen) -> Result
 }
 
 /// Makes a case, packet by packet, and stops where the kernels part.
-fn random(seed: u64, router: &mut Router) -> (Case, Option<Difference>) {
+fn random(
+    seed: u64,
+    make: fn(&mut Draw) -> Case,
+    router: &mut Router,
+) -> (Case, Option<Difference>) {
     let mut draw = Draw::new(seed);
-    let mut case = generate::rules(&mut draw);
+    let mut case = make(&mut draw);
     let broken = |says: String| Some(Difference { at: 0, says });
     let mut twin = match Twin::new(&case) {
         Ok(twin) => twin,
@@ -87,6 +93,13 @@ fn random(seed: u64, router: &mut Router) -> (Case, Option<Difference>) {
     };
     if let Err(error) = router.load(&case) {
         return (case, broken(format!("load: kernel: {error}")));
+    }
+    if !case.nft.is_empty() && twin.nft() != router.nft() {
+        let (ours, real) = (twin.nft(), router.nft());
+        return (
+            case,
+            broken(format!("load: podwire: {ours}\nkernel: {real}")),
+        );
     }
     let mut out = Vec::new();
     for n in 1..=PACKETS {
@@ -109,9 +122,13 @@ const TRIES: usize = 5;
 
 /// Makes a seed's case until it is whole, or the kernels part at the same place twice: timers of a busy machine are
 /// late now and then, and what is counted must not depend on them.
-fn settled(seed: u64, router: &mut Router) -> (Case, Option<Difference>) {
+fn settled(
+    seed: u64,
+    make: fn(&mut Draw) -> Case,
+    router: &mut Router,
+) -> (Case, Option<Difference>) {
     for _ in 1..TRIES {
-        let (case, difference) = random(seed, router);
+        let (case, difference) = random(seed, make, router);
         let Some(difference) = difference else {
             return (case, None);
         };
@@ -120,7 +137,7 @@ fn settled(seed: u64, router: &mut Router) -> (Case, Option<Difference>) {
         }
         println!("seed {seed}, once more, because of\n{}", difference.says);
     }
-    random(seed, router)
+    random(seed, make, router)
 }
 
 /// Takes away rules, packets and settings as long as the kernels still part.
@@ -128,7 +145,11 @@ fn shrink(mut case: Case, first: Difference, router: &mut Router) -> (Case, Diff
     case.shots.truncate(first.at + 1);
     let mut difference = first;
     loop {
-        let before = (case.rules.len(), case.shots.len(), case.sysctls.len());
+        let size = |case: &Case| {
+            let nft: usize = case.nft.iter().map(|c| c.to_string().len()).sum();
+            (case.rules.len(), nft, case.shots.len(), case.sysctls.len())
+        };
+        let before = size(&case);
         let mut tries: Vec<Case> = Vec::new();
         for n in (0..case.shots.len().saturating_sub(1)).rev() {
             let mut less = case.clone();
@@ -145,6 +166,18 @@ fn shrink(mut case: Case, first: Difference, router: &mut Router) -> (Case, Diff
             let mut less = case.clone();
             less.rules = left.join("\n") + "\n";
             tries.push(less);
+        }
+        for (n, command) in case.nft.iter().enumerate() {
+            let NftCommand::SetRules { rules, .. } = command else {
+                continue;
+            };
+            for position in 0..rules.len() {
+                let mut less = case.clone();
+                if let NftCommand::SetRules { rules, .. } = &mut less.nft[n] {
+                    rules.remove(position);
+                }
+                tries.push(less);
+            }
         }
         for n in (0..case.sysctls.len())
             .filter(|n| case.sysctls[*n].1 != i64::from(case.sysctls[*n].0.ends_with("_loose")))
@@ -163,7 +196,7 @@ fn shrink(mut case: Case, first: Difference, router: &mut Router) -> (Case, Diff
                 break;
             }
         }
-        if (case.rules.len(), case.shots.len(), case.sysctls.len()) == before {
+        if size(&case) == before {
             return (case, difference);
         }
     }
@@ -171,20 +204,29 @@ fn shrink(mut case: Case, first: Difference, router: &mut Router) -> (Case, Diff
 
 #[test]
 fn random_rules_and_packets() {
-    if !super::kernel_is_there() {
-        return;
+    if super::kernel_is_there() {
+        let how_much = random_cases("fuzz", [120, 900], generate::rules);
+        super::referee::checked("random-packets", &how_much);
     }
+}
+
+/// Passes cases of many seeds through both kernels, in the short and in the long form, and returns how many that were.
+pub(crate) fn random_cases(
+    name: &str,
+    [short, long]: [u64; 2],
+    make: fn(&mut Draw) -> Case,
+) -> String {
     let number = |name: &str, otherwise: u64| {
         super::variable(name).map_or(otherwise, |text| text.parse().expect("a number"))
     };
     let full = super::variable("PODWIRE_KERNEL_FULL").is_some();
-    let sets = number("PODWIRE_KERNEL_SETS", if full { 900 } else { 120 });
+    let sets = number("PODWIRE_KERNEL_SETS", if full { long } else { short });
     let first = number("PODWIRE_KERNEL_SEED", 1);
     let most = number("PODWIRE_KERNEL_MOST", 1);
-    let mut router = Router::start("fuzz", "-legacy");
+    let mut router = Router::start(name, "-legacy");
     let (mut packets, mut by_port, mut failures) = (0, [0; 3], Vec::new());
     for seed in first..first + sets {
-        let (case, difference) = settled(seed, &mut router);
+        let (case, difference) = settled(seed, make, &mut router);
         packets += case.shots.len();
         for shot in &case.shots {
             by_port[match shot.port {
@@ -225,8 +267,7 @@ fn random_rules_and_packets() {
         failures.is_empty(),
         "the kernels differ with seeds {failures:?}"
     );
-    let how_much = format!("{sets} sets of rules, {packets} packets");
-    super::referee::checked("random-packets", &how_much);
+    format!("{sets} sets of rules, {packets} packets")
 }
 
 #[test]

@@ -21,16 +21,16 @@ impl Draw {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.0.next_u64() % n as u64) as usize
     }
 
     /// Says yes `n` times in a hundred.
-    fn percent(&mut self, n: usize) -> bool {
+    pub(crate) fn percent(&mut self, n: usize) -> bool {
         self.below(100) < n
     }
 
-    fn of<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn of<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 
@@ -39,7 +39,7 @@ impl Draw {
     }
 }
 
-const NETS_V4: &[&str] = &[
+pub(crate) const NETS_V4: &[&str] = &[
     "10.1.0.0/24",
     "10.2.0.0/24",
     "10.1.0.2/32",
@@ -53,7 +53,7 @@ const NETS_V4: &[&str] = &[
     "10.96.0.1/32",
     "0.0.0.0/1",
 ];
-const NETS_V6: &[&str] = &[
+pub(crate) const NETS_V6: &[&str] = &[
     "fd01::/64",
     "fd02::/64",
     "fd01::2/128",
@@ -179,6 +179,7 @@ fn rules_of(draw: &mut Draw, [built_in, own]: [usize; 2]) -> Case {
     Case {
         family,
         rules: text,
+        nft: Vec::new(),
         sysctls,
         shots: Vec::new(),
     }

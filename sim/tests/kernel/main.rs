@@ -27,6 +27,7 @@ mod fuzz;
 mod generate;
 mod literal;
 mod mtu;
+mod nft;
 mod order;
 mod random_cluster;
 #[path = "../support/referee.rs"]

@@ -4,7 +4,8 @@
 Usage: router.py PREFIX SAVE RESTORE (the suffix of iptables: -legacy or -nft). Reads one JSON command a line, answers
 one JSON value a line, and takes the namespaces away when its input ends.
 
-  {"op": "restore", "v4": TEXT, "v6": TEXT, "sysctl": {NAME: VALUE}}  -> {"ok": true} | {"error": TEXT}
+  {"op": "restore", "v4": TEXT, "v6": TEXT, "nft": TEXT, "sysctl": {NAME: VALUE}}  -> {"ok": true} | {"error": TEXT}
+  {"op": "nft"}                                                       -> {"text": TEXT}
   {"op": "send", "dev": "a0"|"b0"|"local", "family": 4|6, "frame": HEX}
       -> {"errno": NAME, "counters": {"TABLE CHAIN": [PACKETS…]}, "frames": [[DEV, HEX]…], "delivered": N}
   {"op": "conntrack"}                                                 -> {"lines": [TEXT…]}
@@ -148,6 +149,8 @@ def handle(command, sockets, listener, raw):
         for v, tool in (("v4", "ip"), ("v6", "ip6")):
             if command[v]:
                 run(tool + "tables" + BACKEND + "-restore", text=command[v])
+        if command["nft"]:
+            run("nft", "-f", "-", text="flush ruleset\n" + command["nft"] + "\n")
         for family in ("ipv4", "ipv6"):
             subprocess.run(["conntrack", "-F", "-f", family], capture_output=True)
         subprocess.run(["ip", "route", "flush", "cache"], capture_output=True)
@@ -161,6 +164,8 @@ def handle(command, sockets, listener, raw):
     if command["op"] == "forget":
         ctnetlink.forget(command["from"], command["count"])
         return {"ok": True}
+    if command["op"] == "nft":
+        return {"text": run("nft", "list", "ruleset")}
     if command["op"] == "conntrack":
         return {"lines": run("conntrack", "-L").splitlines() + run("conntrack", "-L", "-f", "ipv6").splitlines()}
     frame, errno, family = bytes.fromhex(command["frame"]), "", command["family"]

@@ -72,7 +72,9 @@ impl Router {
             Family::V6 => (String::new(), complete(&case.rules)),
         };
         let sysctl: BTreeMap<_, _> = case.sysctls.iter().cloned().collect();
-        let command = json!({"op": "restore", "v4": v4, "v6": v6, "sysctl": sysctl});
+        let nft: Vec<String> = case.nft.iter().map(ToString::to_string).collect();
+        let nft = nft.join("\n");
+        let command = json!({"op": "restore", "v4": v4, "v6": v6, "nft": nft, "sysctl": sysctl});
         match self.ask(&command).get("error") {
             Some(error) => Err(error.to_string()),
             None => Ok(()),
@@ -89,6 +91,12 @@ impl Router {
     /// Takes away some of the connections with which the table was filled.
     pub(crate) fn forget(&mut self, from: u32, count: u32) {
         self.ask(&json!({"op": "forget", "from": from, "count": count}));
+    }
+
+    /// Returns what `nft list ruleset` prints.
+    pub(crate) fn nft(&mut self) -> String {
+        let answer = self.ask(&json!({"op": "nft"}));
+        answer["text"].as_str().unwrap().to_owned()
     }
 
     /// Sends one packet.

@@ -8,6 +8,7 @@ use podwire_models::base::{Dice, Family, Mac, OriginId, Ratio, Stream, Time};
 use podwire_models::kernel::config::{Change, NewLink, NewLinkKind, NewRoute, RouteKind};
 use podwire_models::kernel::link::Scope;
 use podwire_models::kernel::netfilter::chain::Ruleset;
+use podwire_models::kernel::netfilter::nft::Nft;
 use podwire_models::kernel::{Cx, Effect, Netns};
 use podwire_models::wire::{
     Action, Body, FiveTuple, Frame, Head, Icmp, L4, NetnsId, Place, Step, Transport,
@@ -85,6 +86,9 @@ impl Twin {
         netns
             .load_rules(case.family, rules.clone())
             .map_err(|e| e.to_string())?;
+        if !case.nft.is_empty() {
+            netns.apply_nft(&case.nft).map_err(|e| e.to_string())?;
+        }
         if let Some(filter) = &mut netns.netfilter {
             filter.count_matches();
         }
@@ -106,6 +110,12 @@ impl Twin {
         if let Some(filter) = &mut self.netns.netfilter {
             filter.walk_literally();
         }
+    }
+
+    /// Returns what `nft list ruleset` prints.
+    pub(crate) fn nft(&self) -> String {
+        let nft = self.netns.netfilter.as_ref().and_then(|f| f.nft());
+        nft.map_or_else(String::new, Nft::list)
     }
 
     /// Returns how many rules were looked at so far, and the connections.

@@ -79,6 +79,12 @@ pub(crate) const PARTS: &[Part] = &[
         "sim/tests/kernel/full.rs",
     ),
     part(
+        "nft-packets",
+        "random tables of nftables beside random rules of iptables: which chain comes first, which translation holds, `nft list ruleset`",
+        "Linux, nft 1.0.6",
+        "sim/tests/kernel/nft.rs",
+    ),
+    part(
         "named-packets",
         "rules and packets that once differed",
         "Linux",
@@ -110,7 +116,7 @@ pub(crate) const PARTS: &[Part] = &[
     ),
     part(
         "cni-calls",
-        "CNI plugins `bridge`, `ptp`, `host-local`, `static`, `portmap` (iptables), `loopback` as programs: results, errors, files, and the state they leave: devices, addresses, routes, rules, bridge ports, permanent forwarding entries, iptables, settings",
+        "CNI plugins `bridge`, `ptp`, `host-local`, `static`, `portmap`, `loopback` as programs: results, errors, files, and the state they leave: devices, addresses, routes, rules, bridge ports, permanent forwarding entries, iptables, nftables, settings",
         "containernetworking/plugins 1.9.1",
         "sim/tests/it/oracle_cni.rs",
     ),

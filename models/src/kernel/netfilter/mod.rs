@@ -1,7 +1,7 @@
-//! Packet filter of one network namespace (`iptables`, `ip6tables`).
+//! Packet filter of one network namespace (`iptables`, `ip6tables`, `nft`).
 //!
 //! Reading order: [`chain`] (tables, chains, rules as data), [`save`] (how they are written), [`recent`] (address
-//! lists), `walk` (how a packet goes through them). [`Netns::run_hook`] is the door: everything that happens at one of
+//! lists), `stages` (what sits at a hook), `walk` (how a packet goes through it), [`nft`] (chains of nftables beside them). [`Netns::run_hook`] is the door: everything that happens at one of
 //! the five hooks, in the order of priorities of `include/uapi/linux/netfilter_ipv4.h`.
 //!
 //! # Fidelity
@@ -11,7 +11,9 @@ pub mod agent;
 pub mod chain;
 pub mod save;
 pub mod recent;
+pub mod nft;
 mod dispatch;
+mod stages;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -30,6 +32,7 @@ use chain::{
     Target,
 };
 use dispatch::Dispatch;
+use nft::Nft;
 use recent::RecentLists;
 
 /// What a hook says about a packet. Where it does not go on, the ending step with its code and decider has been
@@ -49,6 +52,8 @@ pub enum NfVerdict {
 pub struct Netfilter {
     v4: Option<Arc<Rules>>,
     v6: Option<Arc<Rules>>,
+    /// Tables of nftables.
+    nft: Option<Box<Nft>>,
     agent: Option<Arc<dyn agent::Agent>>,
     pub(super) live: Live,
 }
@@ -533,7 +538,30 @@ impl Netfilter {
 
     fn needs_conntrack(&self) -> bool {
         let mut rules = [&self.v4, &self.v6].into_iter().flatten();
-        self.agent.is_some() || rules.any(|rules| rules.needs_conntrack)
+        let by_nft = |nft: &Nft| Family::ALL.iter().any(|f| nft.needs_conntrack(*f));
+        self.agent.is_some()
+            || rules.any(|rules| rules.needs_conntrack)
+            || self.nft.as_deref().is_some_and(by_nft)
+    }
+
+    /// Returns the tables of nftables, if anybody has made any.
+    pub fn nft(&self) -> Option<&Nft> {
+        self.nft.as_deref()
+    }
+
+    /// Tells nftables which tables of iptables there are.
+    fn tell_tables(&self, nft: &mut Nft) {
+        let rules = [(Family::V4, &self.v4), (Family::V6, &self.v6)];
+        let of = |(family, rules): (Family, &Option<Arc<Rules>>)| {
+            let tables = rules.iter().flat_map(|rules| rules.source.tables.keys());
+            tables.map(|table| (family, *table)).collect::<Vec<_>>()
+        };
+        nft.tables_of_iptables(&rules.map(of).concat());
+    }
+
+    /// Whether nobody has written anything.
+    const fn is_empty(&self) -> bool {
+        self.v4.is_none() && self.v6.is_none() && self.agent.is_none() && self.nft.is_none()
     }
 }
 
@@ -563,7 +591,7 @@ impl Netns {
         if let Some(counters) = &mut netfilter.live.counters {
             counters.retain(|(of, ..), _| *of != family);
         }
-        self.start_or_stop_tracking();
+        self.rules_changed();
     }
 
     /// Returns the rules of a family, if anybody has written any.
@@ -589,6 +617,17 @@ impl Netns {
             *own = Arc::clone(other);
         }
         Some(Arc::clone(own))
+    }
+
+    /// What follows when rules of iptables have come or gone.
+    fn rules_changed(&mut self) {
+        if let Some(netfilter) = &mut self.netfilter
+            && let Some(mut nft) = netfilter.nft.take()
+        {
+            netfilter.tell_tables(&mut nft);
+            netfilter.nft = Some(nft);
+        }
+        self.start_or_stop_tracking();
     }
 
     /// Connection tracking exists as long as some rule needs it.
@@ -633,7 +672,7 @@ impl Netns {
             })
         });
         let done = edit(Arc::make_mut(rules));
-        self.start_or_stop_tracking();
+        self.rules_changed();
         done
     }
 
@@ -781,11 +820,11 @@ impl Netns {
     pub fn flush_rules(&mut self, family: Family) {
         if let Some(netfilter) = &mut self.netfilter {
             *netfilter.rules_mut(family) = None;
-            if netfilter.v4.is_none() && netfilter.v6.is_none() && netfilter.agent.is_none() {
+            if netfilter.is_empty() {
                 self.netfilter = None;
             }
         }
-        self.start_or_stop_tracking();
+        self.rules_changed();
     }
 
     /// Passes a packet through everything that sits at a hook, in the order of priorities.
@@ -802,22 +841,33 @@ impl Netns {
         let Netfilter {
             v4,
             v6,
+            nft,
             agent,
             live,
         } = &mut *netfilter;
-        let rules = match skb.packet.family() {
+        let family = skb.packet.family();
+        let rules = match family {
             Family::V4 => v4,
             Family::V6 => v6,
+        };
+        let nft = nft.as_deref();
+        let rules = match (&*rules, nft) {
+            (None, Some(nft)) => Some(nft.blank(family)),
+            (rules, _) => rules.as_ref(),
+        };
+        let tracked = |rules: &Rules| {
+            rules.needs_conntrack
+                || agent.is_some()
+                || nft.is_some_and(|nft| nft.needs_conntrack(family))
         };
         let verdict = match rules {
             Some(rules) => walk::Walk {
                 ns: self,
                 rules,
                 live,
+                nft,
                 agent: agent.as_deref(),
-                ct: conntrack
-                    .as_deref_mut()
-                    .filter(|_| rules.needs_conntrack || agent.is_some()),
+                ct: conntrack.as_deref_mut().filter(|_| tracked(rules)),
                 hook,
                 skb,
                 states: None,

@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use super::agent::{Agent, Ruling};
 use super::chain::{
-    AddrType, Chain, ChainPolicy, ConnmarkOp, CtStates, Hook, MarkMask, Match, NatRange, Not,
-    PortEnd, PortRange, Probability, RejectWith, Rule, Table, Target,
+    AddrType, Chain, ChainPolicy, ConnmarkOp, CtStates, Hook, MarkMask, Match, NatRandom, NatRange,
+    Not, PortEnd, PortRange, Probability, RejectWith, Rule, Table, Target,
 };
+use super::nft::{Lookup, Nft};
+use super::stages::Stop;
 use super::{Known, Live, NfVerdict, Rules, TableIndex, save};
 use crate::base::{Dice, Family, FxIndexMap, Purpose, Ratio, Stream, hash};
 use crate::kernel::conntrack::nat::NULL_BINDING;
 use crate::kernel::conntrack::{Conntrack, CtInfo, Entry, Tracked};
 use crate::kernel::{Cx, Netns, Skb};
 use crate::wire::{
-    Action, Code, Decider, DeciderKind, DevIndex, Icmp, L4, Manip, Place, Recorder, Stage, Step,
-    TcpFlags, Transport,
+    Action, Code, Decider, DeciderKind, DevIndex, Icmp, L4, Manip, Packet, Place, Recorder, Stage,
+    Step, TcpFlags, Transport,
 };
 
 /// One packet at one hook.
@@ -27,6 +29,8 @@ pub(super) struct Walk<'w, 'c, D, R> {
     pub rules: &'w Rules,
     /// Lists and counters.
     pub live: &'w mut Live,
+    /// Tables of nftables, if anybody has made any.
+    pub nft: Option<&'w Nft>,
     /// Who else is asked, if anybody.
     pub agent: Option<&'w dyn Agent>,
     /// Connection tracking, where some rule needs it.
@@ -57,7 +61,7 @@ impl Within<'_> {
 }
 
 /// How the way through a chain ends.
-enum Flow {
+pub(super) enum Flow {
     /// At its end, or by RETURN: the calling chain goes on.
     Back,
     /// With a verdict for the table.
@@ -67,13 +71,13 @@ enum Flow {
 }
 
 /// How a packet ends, and which rule did it. Rare, so behind a pointer: what goes on is handed up through every chain.
-struct Ending {
-    verdict: NfVerdict,
-    by: Option<Decider>,
+pub(super) struct Ending {
+    pub verdict: NfVerdict,
+    pub by: Option<Decider>,
 }
 
 impl Ending {
-    const fn new(verdict: NfVerdict, by: Option<Decider>) -> Self {
+    pub(super) const fn new(verdict: NfVerdict, by: Option<Decider>) -> Self {
         Self { verdict, by }
     }
 
@@ -92,40 +96,21 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     }
 
     fn stages(&mut self) -> Result<(), Box<Ending>> {
-        match self.hook {
-            Hook::Prerouting => {
-                self.table(Table::Raw)?;
-                self.track()?;
-                self.table(Table::Mangle)?;
-                self.nat(Manip::Destination)
-            }
-            Hook::Input => {
-                self.table(Table::Mangle)?;
-                self.table(Table::Filter)?;
-                self.nat(Manip::Source)?;
-                self.confirm()
-            }
-            Hook::Forward => {
-                self.table(Table::Mangle)?;
-                self.ask()?;
-                self.table(Table::Filter)?;
-                Ok(())
-            }
-            Hook::Output => {
-                self.table(Table::Raw)?;
-                self.track()?;
-                self.table(Table::Mangle)?;
-                self.nat(Manip::Destination)?;
-                self.table(Table::Filter)?;
-                Ok(())
-            }
-            Hook::Postrouting => {
-                self.table(Table::Mangle)?;
-                self.ask()?;
-                self.nat(Manip::Source)?;
-                self.confirm()
+        let stops = match self.nft {
+            None => self.hook.stops(),
+            Some(nft) => nft.stops(self.rules.family, self.hook),
+        };
+        for (_, stop) in stops {
+            match *stop {
+                Stop::Table(table) => self.table(table)?,
+                Stop::Track => self.track()?,
+                Stop::Ask => self.ask()?,
+                Stop::Nat(manip) => self.nat(manip)?,
+                Stop::Confirm => self.confirm()?,
+                Stop::Chain(place) => self.nft.map_or(Ok(()), |nft| self.nft_chain(nft, place))?,
             }
         }
+        Ok(())
     }
 
     /// Asks the agent, if it sits here.
@@ -181,7 +166,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         ending.verdict
     }
 
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         let (dev, stage) = match self.hook {
             Hook::Prerouting => (self.skb.in_dev, Stage::Prerouting),
             Hook::Input => (self.skb.in_dev, Stage::Input),
@@ -238,7 +223,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         let named = (n, &**name);
         match &index.dispatch {
             Some(dispatch) if !self.live.literal => {
-                let port = self.first_ports().map(|(_, dport)| dport);
+                let port = first_ports(&self.skb.packet).map(|(_, dport)| dport);
                 let port = port.map(|port| (l4_of(self.skb.packet.transport), port));
                 let candidates = dispatch.candidates(self.skb.packet.dst, port);
                 let tried = candidates.filter_map(|position| {
@@ -352,24 +337,8 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             Target::Dnat(range) => Some(self.set_up(Manip::Destination, range, None)),
             Target::Snat(range) => Some(self.set_up(Manip::Source, range, None)),
             Target::Masquerade { ports, random } => {
-                let out = self.skb.out_dev?;
-                if self.skb.packet.src.is_unspecified() {
-                    return Some(Flow::Accept);
-                }
-                let next_hop = self.skb.next_hop.unwrap_or(self.skb.packet.dst);
-                let Some(source) = self
-                    .ns
-                    .masquerade_source(out, next_hop, self.skb.packet.dst)
-                else {
-                    return Some(Flow::End(Box::new(Ending::drop(rule.end_code()))));
-                };
-                let range = NatRange {
-                    addrs: Some((source, source)),
-                    ports: *ports,
-                    random: *random,
-                    persistent: false,
-                };
-                Some(self.set_up(Manip::Source, &range, Some(out)))
+                self.skb.out_dev?;
+                Some(self.masquerade(*ports, *random, rule.end_code()))
             }
             Target::Redirect { ports, random } => {
                 let Some(to) = self.redirect_address() else {
@@ -537,7 +506,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             && (info == CtInfo::New || (info.is_related() && !error))
             && self.entry().is_some_and(|entry| !entry.is_set_up(manip));
         if asks {
-            self.table(Table::Nat)?;
+            self.look_up(manip)?;
             if self.set_up_with(manip, &NULL_BINDING, None).is_err() {
                 return Err(Box::new(Ending::drop(Code::NatNoPort)));
             }
@@ -565,8 +534,59 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
         Ok(())
     }
 
+    /// The first packet of a connection asks for a translation, until there is one.
+    fn look_up(&mut self, manip: Manip) -> Result<(), Box<Ending>> {
+        let Some(nft) = self.nft else {
+            return self.table(Table::Nat);
+        };
+        for (_, lookup) in nft.lookups(self.rules.family, self.hook) {
+            match *lookup {
+                Lookup::Iptables => self.table(Table::Nat)?,
+                Lookup::Chain(place) => self.nft_chain(nft, place)?,
+            }
+            if self.entry().is_some_and(|entry| entry.is_set_up(manip)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses the address of the device the packet leaves by.
+    pub(super) fn masquerade(
+        &mut self,
+        ports: Option<PortRange>,
+        random: NatRandom,
+        otherwise: Code,
+    ) -> Flow {
+        let Some(out) = self.skb.out_dev else {
+            return Flow::Back;
+        };
+        if self.skb.packet.src.is_unspecified() {
+            return Flow::Accept;
+        }
+        let next_hop = self.skb.next_hop.unwrap_or(self.skb.packet.dst);
+        let source = self
+            .ns
+            .masquerade_source(out, next_hop, self.skb.packet.dst);
+        let Some(source) = source else {
+            return Flow::End(Box::new(Ending::drop(otherwise)));
+        };
+        let range = NatRange {
+            addrs: Some((source, source)),
+            ports,
+            random,
+            persistent: false,
+        };
+        self.set_up(Manip::Source, &range, Some(out))
+    }
+
     /// A nat target: chooses the translation, and ends the table.
-    fn set_up(&mut self, manip: Manip, range: &NatRange, masquerade: Option<DevIndex>) -> Flow {
+    pub(super) fn set_up(
+        &mut self,
+        manip: Manip,
+        range: &NatRange,
+        masquerade: Option<DevIndex>,
+    ) -> Flow {
         match self.set_up_with(manip, range, masquerade) {
             Ok(()) => Flow::Accept,
             Err(ending) => Flow::End(ending),
@@ -675,7 +695,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 })
             }
             Match::Multiport { end, ports } => {
-                let Some((sport, dport)) = self.first_ports() else {
+                let Some((sport, dport)) = first_ports(&self.skb.packet) else {
                     return false;
                 };
                 let has = |port: u16| ports.value.iter().any(|range| range.contains(port));
@@ -767,15 +787,8 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             || back().is_ok_and(|hop| !hop.local && (loose || Some(hop.dev) == dev))
     }
 
-    /// Returns the ports, unless this is a later fragment: those do not carry them.
-    fn first_ports(&self) -> Option<(u16, u16)> {
-        let packet = &self.skb.packet;
-        let later = packet.fragment.is_some_and(|fragment| fragment.offset > 0);
-        packet.ports().filter(|_| !later)
-    }
-
     fn ports(&self, sport: Option<Not<PortRange>>, dport: Option<Not<PortRange>>) -> bool {
-        self.first_ports().is_some_and(|(s, d)| {
+        first_ports(&self.skb.packet).is_some_and(|(s, d)| {
             holds(sport, |range| range.contains(s)) && holds(dport, |range| range.contains(d))
         })
     }
@@ -812,8 +825,14 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
     }
 }
 
+/// Returns a packet's ports, unless it is a later fragment: those do not carry them.
+pub(super) fn first_ports(packet: &Packet) -> Option<(u16, u16)> {
+    let later = packet.fragment.is_some_and(|fragment| fragment.offset > 0);
+    packet.ports().filter(|_| !later)
+}
+
 /// Whether a condition holds; one that is not given always does.
-fn holds<T>(wanted: Option<Not<T>>, test: impl FnOnce(T) -> bool) -> bool {
+pub(super) fn holds<T>(wanted: Option<Not<T>>, test: impl FnOnce(T) -> bool) -> bool {
     wanted.is_none_or(|wanted| test(wanted.value) != wanted.negated)
 }
 
@@ -833,7 +852,7 @@ const fn set_xmark(old: u32, mark: MarkMask) -> u32 {
     (old & !mark.mask) ^ mark.value
 }
 
-const fn l4_of(transport: Transport) -> L4 {
+pub(super) const fn l4_of(transport: Transport) -> L4 {
     match transport {
         Transport::Tcp(_) => L4::Tcp,
         Transport::Udp(_) => L4::Udp,

@@ -30,13 +30,19 @@ impl Netns {
         mut frame: Frame,
         cx: &mut Cx<'_, D, R>,
     ) {
-        let Some(device) = self.device_mut(bridge) else {
+        let Some(device) = self.device(bridge) else {
             return;
         };
         if !device.up {
             self.drop_frame(&frame, bridge, Stage::Bridge, Code::DeviceDown, cx);
             return;
         }
+        if self.netfilter.is_some() && !self.nft_admits(port, &frame, cx) {
+            return;
+        }
+        let Some(device) = self.device_mut(bridge) else {
+            return;
+        };
         let bridge_mac = device.mac;
         if let DeviceKind::Bridge(state) = &mut device.kind {
             let learned = FdbEntry {

@@ -1,4 +1,4 @@
-//! What `ip`, `bridge`, `iptables-save` and `sysctl` would print of a namespace, in the form of the recordings.
+//! What `ip`, `bridge`, `iptables-save`, `nft` and `sysctl` would print of a namespace, in the form of the recordings.
 //!
 //! Compared is what depends on anybody's doing. Left out of both sides: lengths of queues, constants of bridges and ports,
 //! the broadcast address and `nodad` that an address was given with, the index of a port's other end read as one of this side, neighbours, learned entries.
@@ -11,6 +11,7 @@ use podwire_models::cluster::Cluster;
 use podwire_models::kernel::Netns;
 use podwire_models::kernel::config::RouteKind;
 use podwire_models::kernel::link::{Device, DeviceKind, Scope};
+use podwire_models::kernel::netfilter::nft::Nft;
 use podwire_models::kernel::route::Route;
 use podwire_models::wire::DevIndex;
 use serde_json::{Map, Value, json};
@@ -45,7 +46,11 @@ pub(crate) fn section(cluster: &Cluster, ns: &Netns, name: &str) -> Value {
         "fdb" => state.devices().flat_map(|d| state.fdb(d)).collect(),
         "iptables" => state.dump(Family::V4),
         "ip6tables" => state.dump(Family::V6),
-        "nft" => Vec::new(),
+        "nft" => {
+            let nft = ns.netfilter.as_ref().and_then(|netfilter| netfilter.nft());
+            let text = nft.map_or_else(String::new, Nft::list);
+            text.lines().map(Value::from).collect()
+        }
         "sysctl" => return state.sysctl(),
         other => panic!("no section {other}"),
     };
@@ -156,6 +161,18 @@ fn ordered(name: &str, mut list: Vec<Value>) -> Value {
             });
         }
         "addr" | "link" => {}
+        "nft" => {
+            // Tables in any order, their lines as they are.
+            let mut table = String::new();
+            let of = |line: &Value| {
+                let line = line.as_str().unwrap();
+                if line.starts_with("table ") {
+                    line.clone_into(&mut table);
+                }
+                table.clone()
+            };
+            list.sort_by_cached_key(of);
+        }
         _ => list.sort_by_cached_key(Value::to_string),
     }
     list.into()

@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`call`] (the protocol all plugins share: environment, versions, errors), [`go_json`] (how a Go program
 //! reads its configuration, with its error messages), [`result`] (results and their conversion between versions of the
-//! specification), [`machine`] (what a plugin can look at and have done), `net_conf`, `env_args`, `ipam`, `veth` and
-//! `masquerade` (what several plugins do alike), then one file or folder per plugin.
+//! specification), [`machine`] (what a plugin can look at and have done), `net_conf`, `env_args`, `ipam`, `veth`, `nft`
+//! and `masquerade` (what several plugins do alike), then one file or folder per plugin.
 //!
 //! Source: containernetworking `cni` `pkg/skel`, `plugins` v1.9.1.
 //!
@@ -18,6 +18,7 @@ mod net_conf;
 mod env_args;
 mod ipam;
 mod veth;
+mod nft;
 mod masquerade;
 mod bridge;
 pub mod host_local;

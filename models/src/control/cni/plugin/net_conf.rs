@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::call::PluginError;
+use super::call::{Call, PluginError};
 use super::go_json::{self, Decoder, Spot};
+use super::masquerade::Attachment;
 use super::result::{CniResult, Dns};
 
 /// What every configuration has.
@@ -70,6 +71,15 @@ impl NetConf {
         let previous = self.prev_result.as_ref();
         let read = |result| CniResult::from_json(result, &self.version);
         previous.map(read).transpose()
+    }
+
+    /// Returns what a call is about.
+    pub(super) fn attachment<'a>(&'a self, call: &Call<'a>) -> Attachment<'a> {
+        Attachment {
+            network: &self.name,
+            ifname: call.ifname,
+            id: call.container_id,
+        }
     }
 
     /// Returns a result as the configuration's version has it.

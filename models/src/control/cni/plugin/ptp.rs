@@ -114,14 +114,9 @@ fn attach(
     wired.map_err(PluginError::internal)?;
     if config.ip_masq {
         let nets = result.ips.iter().map(|ip| ip.address);
-        masquerade::set_up_with(
-            config.backend.as_deref(),
-            nets,
-            &config.net.name,
-            call.container_id,
-            machine,
-        )
-        .map_err(PluginError::internal)?;
+        let of = config.net.attachment(call);
+        masquerade::set_up_with(config.backend.as_deref(), nets, of, machine)
+            .map_err(PluginError::internal)?;
     }
     if !config.net.dns.is_unset() {
         result.dns.clone_from(&config.net.dns);
@@ -232,8 +227,8 @@ fn delete(call: &Call<'_>, config: &Config, machine: &mut dyn Machine) -> Result
         return Ok(());
     }
     let nets = veth::delete(call.netns, call.ifname, machine);
-    if config.ip_masq {
-        masquerade::tear_down(&nets, &config.net.name, call.container_id, machine)
+    if config.ip_masq && !nets.is_empty() {
+        masquerade::tear_down(&nets, config.net.attachment(call), machine)
             .map_err(PluginError::internal)?;
     }
     Ok(())

@@ -209,7 +209,8 @@ fn address(
     if config.ip_masq {
         let nets = result.ips.iter().map(|ip| ip.address);
         let backend = config.ip_masq_backend.as_deref();
-        masquerade::set_up_with(backend, nets, &config.net.name, call.container_id, machine)?;
+        let of = config.net.attachment(call);
+        masquerade::set_up_with(backend, nets, of, machine)?;
     }
     Ok(())
 }
@@ -299,16 +300,17 @@ fn ensure_address(
 
 fn delete(call: &Call<'_>, config: &Config, machine: &mut dyn Machine) -> Result<(), PluginError> {
     let routed = !config.net.ipam.is_empty();
-    let nets = if call.netns.is_empty() {
-        Vec::new()
-    } else {
+    let there = !call.netns.is_empty() && machine.netns(At::Path(call.netns)).is_some();
+    let nets = if there {
         veth::delete(call.netns, call.ifname, machine)
+    } else {
+        Vec::new()
     };
     if routed {
         ipam::run(Verb::Del, call, &config.net, machine)?;
     }
-    if routed && config.ip_masq {
-        masquerade::tear_down(&nets, &config.net.name, call.container_id, machine)
+    if there && routed && config.ip_masq {
+        masquerade::tear_down(&nets, config.net.attachment(call), machine)
             .map_err(PluginError::internal)?;
     }
     Ok(())

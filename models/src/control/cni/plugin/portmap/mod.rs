@@ -1,14 +1,16 @@
-//! `portmap`: ports of a node forwarded to a container, iptables back end.
+//! `portmap`: ports of a node forwarded to a container.
 //!
-//! Three chains of the `nat` table belong to all containers, one to each: `CNI-HOSTPORT-DNAT` is entered for whatever is
+//! Back end iptables: three chains of the `nat` table belong to all containers, one to each: `CNI-HOSTPORT-DNAT` is entered for whatever is
 //! addressed to the node itself and finds the container's chain, which marks what must be masqueraded (from the container's
-//! own subnet, and from the node's 127.0.0.1) and translates. The first container of a port keeps it.
+//! own subnet, and from the node's 127.0.0.1) and translates. The first container of a port keeps it. `nftables.rs` has the
+//! other back end, `program.rs` what both have in common.
 //!
 //! Source: containernetworking `plugins/meta/portmap`, nine commits after v1.9.1.
 //!
 //! # Fidelity
-//! Leaves out the nftables back end, and the removal of connections over UDP that are older than the mapping.
+//! Leaves out the removal of connections over UDP that are older than the mapping.
 
+mod nftables;
 pub(super) mod program;
 
 use std::net::IpAddr;

@@ -13,13 +13,15 @@ use super::super::machine::{At, Machine};
 use super::super::masquerade::nat_table;
 use super::super::net_conf::NetConf;
 use super::super::result::CniResult;
+use super::nftables::{self, Wanted};
 use super::{
     DNAT, Forwarding, Marking, PortMapping, Snat, chain_name, container_rules, entries, forward,
     unforward,
 };
 use crate::base::{Family, OriginId, Protocol};
 use crate::kernel::netfilter::chain::Match;
-use crate::kernel::netfilter::save::parse_rule;
+use crate::kernel::netfilter::nft::{NftMatch, parse_matches};
+use crate::kernel::netfilter::save::{SaveErrorKind, parse_rule};
 
 /// What the plugin reads of its configuration.
 #[derive(Debug)]
@@ -27,11 +29,22 @@ struct Config {
     net: NetConf,
     previous: Option<CniResult>,
     snat: Snat,
-    marking: Marking,
-    conditions: [Vec<Match>; 2],
+    backend: Backend,
     mappings: Vec<PortMapping>,
     /// The container's addresses, one of each family at most.
     addresses: Vec<IpNet>,
+}
+
+/// Who translates, and what only that one is told.
+#[derive(Debug)]
+enum Backend {
+    Iptables {
+        marking: Marking,
+        conditions: [Vec<Match>; 2],
+    },
+    Nftables {
+        conditions: [Vec<NftMatch>; 2],
+    },
 }
 
 /// The configuration before it is checked.
@@ -72,7 +85,7 @@ pub(in super::super) fn run(
             .map_err(PluginError::internal),
         Verb::Del => {
             if !config.mappings.is_empty() {
-                delete(call, &config, machine);
+                delete(call, &config, machine).map_err(PluginError::internal)?;
             }
             Ok(None)
         }
@@ -88,8 +101,8 @@ impl Config {
         if raw.mark_bit.is_some() && raw.external.is_some() {
             return Err("Cannot specify externalSetMarkChain and markMasqBit".to_owned());
         }
-        let marking = match (raw.external, raw.mark_bit) {
-            (Some(chain), _) => Marking::Chain(chain.into()),
+        let marking = match (&raw.external, raw.mark_bit) {
+            (Some(chain), _) => Marking::Chain(chain.as_str().into()),
             (None, None) => Marking::default(),
             (None, Some(bit)) => match u8::try_from(bit) {
                 Ok(bit) if bit <= 31 => Marking::Bit(bit),
@@ -98,12 +111,8 @@ impl Config {
                 }
             },
         };
-        match raw.backend.as_deref() {
-            None | Some("iptables") => {}
-            Some(other) => return Err(format!("unrecognized backend {other:?}")),
-        }
+        let backend = raw.backend(marking)?;
         let mappings: Result<_, _> = raw.mappings.iter().map(RawMapping::check).collect();
-        let [v4, v6] = raw.conditions.map(|words| conditions(&words));
         Ok(Self {
             addresses: previous
                 .as_ref()
@@ -115,26 +124,43 @@ impl Config {
                 (_, true) => Snat::All,
                 (_, false) => Snat::Needed,
             },
-            marking,
-            conditions: [v4?, v6?],
+            backend,
             mappings: mappings?,
         })
     }
 
-    fn forwarding<'a>(&'a self, call: &Call<'a>, family: Family) -> Forwarding<'a> {
-        let [v4, v6] = &self.conditions;
+    fn forwarding<'a>(
+        &'a self,
+        call: &Call<'a>,
+        marking: &'a Marking,
+        conditions: &'a [Match],
+    ) -> Forwarding<'a> {
         Forwarding {
             network: &self.net.name,
             container_id: call.container_id,
             mappings: &self.mappings,
-            marking: &self.marking,
+            marking,
             snat: self.snat,
-            conditions: match family {
-                Family::V4 => v4,
-                Family::V6 => v6,
-            },
+            conditions,
             origin: OriginId::NONE,
         }
+    }
+
+    fn by_nftables<'a>(&'a self, call: &Call<'a>, conditions: &'a [NftMatch]) -> Wanted<'a> {
+        Wanted {
+            id: call.container_id,
+            mappings: &self.mappings,
+            snat: self.snat,
+            conditions,
+        }
+    }
+}
+
+/// Of the conditions for each family, those for one.
+fn pick<T>([v4, v6]: &[Vec<T>; 2], family: Family) -> &[T] {
+    match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
     }
 }
 
@@ -153,17 +179,72 @@ fn addresses(result: &CniResult, ifname: &str) -> Vec<IpNet> {
     found
 }
 
-fn conditions(words: &[String]) -> Result<Vec<Match>, String> {
+fn conditions<T, E>(
+    words: &[String],
+    read: impl FnOnce(&str) -> Result<Vec<T>, E>,
+) -> Result<Vec<T>, String> {
     if words.is_empty() {
         return Ok(Vec::new());
     }
-    let parsed = parse_rule(&format!("-A X {}", words.join(" ")));
-    parsed
-        .map(|(_, rule)| rule.matches)
-        .map_err(|_| format!("conditions {words:?} are not modelled"))
+    read(&words.join(" ")).map_err(|_| format!("conditions {words:?} are not modelled"))
+}
+
+fn iptables_matches(text: &str) -> Result<Vec<Match>, SaveErrorKind> {
+    parse_rule(&format!("-A X {text}")).map(|(_, rule)| rule.matches)
+}
+
+/// The back end whose language conditions are in: those of `iptables` begin with a hyphen or an exclamation mark.
+fn language(words: &[String]) -> Option<&'static str> {
+    match words.first()?.chars().next()? {
+        '-' | '!' => Some("iptables"),
+        _ => Some("nftables"),
+    }
 }
 
 impl Raw {
+    /// Chooses the back end, and refuses what the other one is told.
+    fn backend(&self, marking: Marking) -> Result<Backend, String> {
+        let chosen = self.backend.as_deref().unwrap_or("iptables");
+        let [v4, v6] = &self.conditions;
+        let told = [
+            (
+                "externalSetMarkChain",
+                self.external.as_ref().map(|_| "iptables"),
+            ),
+            ("conditionsV4", language(v4)),
+            ("conditionsV6", language(v6)),
+        ];
+        let other = if chosen == "iptables" {
+            "nftables"
+        } else {
+            "iptables"
+        };
+        let wrong = told.iter().filter(|(_, of)| *of == Some(other));
+        let wrong: Vec<&str> = wrong.map(|(option, _)| *option).collect();
+        if !wrong.is_empty() {
+            let wrong = wrong.join(" ");
+            return Err(format!(
+                "{chosen} backend was requested but configuration contains {other}-specific options [{wrong}]"
+            ));
+        }
+        match chosen {
+            "iptables" => Ok(Backend::Iptables {
+                marking,
+                conditions: [
+                    conditions(v4, iptables_matches)?,
+                    conditions(v6, iptables_matches)?,
+                ],
+            }),
+            "nftables" => Ok(Backend::Nftables {
+                conditions: [
+                    conditions(v4, parse_matches)?,
+                    conditions(v6, parse_matches)?,
+                ],
+            }),
+            other => Err(format!("unrecognized backend {other:?}")),
+        }
+    }
+
     fn load(stdin: &str) -> Result<(NetConf, Self), String> {
         let mut raw = Self::default();
         let names = [
@@ -257,17 +338,37 @@ fn add(call: &Call<'_>, config: &Config, machine: &mut dyn Machine) -> Result<Va
         .iter()
         .filter(|_| !config.mappings.is_empty());
     for address in addresses {
-        let family = Family::of_net(*address);
-        if family == Family::V4 && config.snat != Snat::Never {
+        map_ports(*address, call, config, machine).map_err(PluginError::internal)?;
+        if address.addr().is_ipv4() && config.snat != Snat::Never {
             route_localnet(address.addr(), machine);
         }
-        let wanted = config.forwarding(call, family);
-        let edit = forward(&nat_table(machine, family), *address, &wanted);
-        machine
-            .edit_nat(family, edit)
-            .map_err(|e| PluginError::internal(format!("unable to setup DNAT: {e}")))?;
     }
     config.net.print(previous)
+}
+
+fn map_ports(
+    address: IpNet,
+    call: &Call<'_>,
+    config: &Config,
+    machine: &mut dyn Machine,
+) -> Result<(), String> {
+    let family = Family::of_net(address);
+    match &config.backend {
+        Backend::Iptables {
+            marking,
+            conditions,
+        } => {
+            let wanted = config.forwarding(call, marking, pick(conditions, family));
+            let edit = forward(&nat_table(machine, family), address, &wanted);
+            machine
+                .edit_nat(family, edit)
+                .map_err(|e| format!("unable to setup DNAT: {e}"))
+        }
+        Backend::Nftables { conditions } => {
+            let wanted = config.by_nftables(call, pick(conditions, family));
+            nftables::forward(address, wanted, machine)
+        }
+    }
 }
 
 /// Lets packets from 127.0.0.0/8 out of the device that leads to the container.
@@ -282,14 +383,20 @@ fn route_localnet(container: IpAddr, machine: &mut dyn Machine) {
     }
 }
 
-fn delete(call: &Call<'_>, config: &Config, machine: &mut dyn Machine) {
-    let chain = chain_name(&config.net.name, call.container_id);
-    for family in Family::ALL {
-        let table = nat_table(machine, family);
-        if !table.chains.is_empty() {
-            // Whatever led to the chain is gone with it.
-            let _ = machine.edit_nat(family, unforward(&table, &chain));
+fn delete(call: &Call<'_>, config: &Config, machine: &mut dyn Machine) -> Result<(), String> {
+    match &config.backend {
+        Backend::Iptables { .. } => {
+            let chain = chain_name(&config.net.name, call.container_id);
+            for family in Family::ALL {
+                let table = nat_table(machine, family);
+                if !table.chains.is_empty() {
+                    // Whatever led to the chain is gone with it.
+                    let _ = machine.edit_nat(family, unforward(&table, &chain));
+                }
+            }
+            Ok(())
         }
+        Backend::Nftables { .. } => nftables::unforward(call.container_id, machine),
     }
 }
 
@@ -303,13 +410,24 @@ fn check(call: &Call<'_>, config: &Config, machine: &dyn Machine) -> Result<(), 
         .filter(|_| !config.mappings.is_empty());
     for address in addresses {
         let family = Family::of_net(*address);
-        let wanted = config.forwarding(call, family);
-        let name = match family {
-            Family::V4 => "ipv4",
-            Family::V6 => "ipv6",
-        };
-        chain_as_made(*address, &wanted, family, machine)
-            .map_err(|e| format!("could not check {name} dnat: {e}"))?;
+        match &config.backend {
+            Backend::Iptables {
+                marking,
+                conditions,
+            } => {
+                let wanted = config.forwarding(call, marking, pick(conditions, family));
+                let name = match family {
+                    Family::V4 => "ipv4",
+                    Family::V6 => "ipv6",
+                };
+                chain_as_made(*address, &wanted, family, machine)
+                    .map_err(|e| format!("could not check {name} dnat: {e}"))?;
+            }
+            Backend::Nftables { conditions } => {
+                let wanted = config.by_nftables(call, pick(conditions, family));
+                nftables::check(*address, wanted, machine)?;
+            }
+        }
     }
     Ok(())
 }

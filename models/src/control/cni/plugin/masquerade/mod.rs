@@ -1,7 +1,6 @@
-//! `ipMasq`: what leaves a container's network gets the node's address (`pkg/ip`, iptables back end).
-//!
-//! # Fidelity
-//! Leaves out the nftables back end. The removal looks at nftables too on a real node; nothing is there.
+//! `ipMasq`: what leaves a container's network gets the node's address (`pkg/ip`), by rules of `iptables` or of `nft`.
+
+mod nftables;
 
 use std::sync::Arc;
 
@@ -51,16 +50,27 @@ fn rules_of(table: &TableRules, chain: &str) -> Vec<Rule> {
     chain.map(|chain| chain.rules.to_vec()).unwrap_or_default()
 }
 
+/// Whose rules: an attachment of a container to a network.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attachment<'a> {
+    /// Name of the network.
+    pub(super) network: &'a str,
+    /// Name of the container's device.
+    pub(super) ifname: &'a str,
+    /// The container's identifier.
+    pub(super) id: &'a str,
+}
+
 /// Adds the rules for the addresses of a container, by the back end asked for.
 pub(super) fn set_up_with(
     backend: Option<&str>,
     nets: impl Iterator<Item = IpNet>,
-    network: &str,
-    id: &str,
+    of: Attachment<'_>,
     machine: &mut dyn Machine,
 ) -> Result<(), String> {
     match backend {
-        None | Some("iptables") => set_up(nets, network, id, machine),
+        None | Some("iptables") => set_up(nets, of.network, of.id, machine),
+        Some("nftables") => nftables::set_up(nets, of, machine),
         Some(other) => Err(format!("unknown ipmasq backend {other:?}")),
     }
 }
@@ -120,8 +130,27 @@ fn set_up(
     Ok(())
 }
 
-/// Removes the rules for addresses of a container; its chain goes if nothing else leads to it.
+/// Removes the rules of a container, whichever back end made them.
 pub(super) fn tear_down(
+    nets: &[IpNet],
+    of: Attachment<'_>,
+    machine: &mut dyn Machine,
+) -> Result<(), String> {
+    let iptables = tear_down_iptables(nets, of.network, of.id, machine);
+    let nftables = nftables::tear_down(of, machine);
+    let errors: Vec<String> = [iptables, nftables]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors.join("\n"))
+    }
+}
+
+/// A container's chain goes if nothing else leads to it.
+fn tear_down_iptables(
     nets: &[IpNet],
     network: &str,
     id: &str,

@@ -8,6 +8,8 @@ use std::time::Duration;
 use podwire_models::api::{Pod, PodSpec};
 use podwire_models::base::{Dice, Family, Namespace, Ratio, Time};
 use podwire_models::cluster::install::Machines;
+use podwire_models::control::dns::flavour::Flavour;
+use podwire_models::control::dns::options::ResolverOptions;
 use podwire_models::control::dns::resolver::ResolvConf;
 use podwire_models::wire::{Action, Code, Head, L4, Manip, NetnsId, PacketId};
 
@@ -19,7 +21,7 @@ use crate::simulation::{Simulation, Witness};
 use crate::source::OriginTable;
 use crate::trace::record::{Record, Trace, TraceRecorder};
 use crate::traffic::icmp::PingSettings;
-use crate::traffic::lookup::{Flavour, LookupSettings};
+use crate::traffic::lookup::LookupSettings;
 use crate::traffic::probe::{Attempt, Host, Probe, SocketOptions};
 use crate::traffic::{Outcome, ProbeOutcome, ProbeResult, sctp, tcp, udp};
 
@@ -72,6 +74,10 @@ pub struct Request {
     pub l4: L4,
     /// How long the client waits.
     pub timeout: Duration,
+    /// How long it may take in all, the look-up included.
+    pub deadline: Option<Duration>,
+    /// How it looks names up.
+    pub resolver: ResolverChoice,
     /// The only family of addresses that is tried; whatever the target has if not given.
     pub family: Option<Family>,
     /// What the client wants of its socket.
@@ -87,11 +93,30 @@ impl Request {
             target,
             l4,
             timeout,
+            deadline: None,
+            resolver: ResolverChoice::DEFAULT,
             family: None,
             socket: SocketOptions::DEFAULT,
             bytes: None,
         }
     }
+}
+
+/// Which resolver a client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResolverChoice {
+    /// Whose it is.
+    pub flavour: Flavour,
+    /// The source port of its questions, if it keeps one.
+    pub port: Option<u16>,
+}
+
+impl ResolverChoice {
+    /// That of the GNU C library, with a new socket for each name.
+    pub const DEFAULT: Self = Self {
+        flavour: Flavour::Glibc,
+        port: None,
+    };
 }
 
 /// One outcome of an attempt.
@@ -105,6 +130,21 @@ pub struct Attempted {
     pub code: Code,
     /// The steps of one way it comes about.
     pub trace: Trace,
+}
+
+/// What a client's resolver does, by its `resolv.conf` and its own limits.
+fn resolver(source: &Source, request: &Request) -> LookupSettings {
+    let ResolverChoice { flavour, port } = request.resolver;
+    let options = source.resolv_conf.options.of(flavour);
+    LookupSettings {
+        timeout: options.timeout,
+        attempts: options.attempts,
+        pair: options.pair,
+        port,
+        family: request.family,
+        deadline: request.deadline,
+        ..LookupSettings::new(flavour, &source.resolv_conf.nameservers)
+    }
 }
 
 impl Lab {
@@ -128,6 +168,7 @@ impl Lab {
                 nameservers: Vec::new(),
                 search: Vec::new(),
                 ndots: 1,
+                options: ResolverOptions::default(),
             };
             let name = thing.to_string().into();
             netns.map(|netns| Source {
@@ -200,7 +241,9 @@ impl Lab {
                 ..PingSettings::default()
             }),
         };
-        let probe = Probe::new(host, attempt).with(request.socket);
+        let probe = Probe::new(host, attempt)
+            .with(request.socket)
+            .within(request.deadline);
         Ok(match request.bytes {
             Some(bytes) => probe.carrying(bytes),
             None => probe,
@@ -223,11 +266,10 @@ impl Lab {
         let name = |name: &str| match name.parse::<IpAddr>() {
             Ok(ip) => at(&[ip]),
             Err(_) => Ok(Host::Name {
-                candidates: source.resolv_conf.candidates(name),
-                resolver: LookupSettings {
-                    family: request.family,
-                    ..LookupSettings::new(Flavour::Glibc, &source.resolv_conf.nameservers)
-                },
+                candidates: source
+                    .resolv_conf
+                    .candidates(name, request.resolver.flavour),
+                resolver: resolver(source, request),
             }),
         };
         match target {

@@ -533,7 +533,14 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
                 port,
             } => {
                 let event = match self.open(id, (netns, flow), l4, remote, connected, port) {
-                    Ok((local, mtu)) => AppEvent::Opened { local, mtu },
+                    Ok((local, mtu)) => {
+                        let syn = self.machines.cluster.netns(netns).map(Netns::syn_schedule);
+                        AppEvent::Opened {
+                            local,
+                            mtu,
+                            syn: syn.unwrap_or_default(),
+                        }
+                    }
                     Err(errno) => AppEvent::OpenFailed { errno },
                 };
                 self.inbox.push_back((id, event));

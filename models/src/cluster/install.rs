@@ -24,6 +24,7 @@ use crate::kernel::Netns;
 use crate::kernel::config::{Change, ConfigError, NewLink, NewLinkKind, NewRoute, RouteKind};
 use crate::kernel::link::Scope;
 use crate::kernel::netfilter::chain::{Ruleset, Table, TableRules};
+use crate::kernel::release::Release;
 use crate::kernel::sysctl::{self, Refused};
 use crate::wire::NetnsId;
 
@@ -426,6 +427,18 @@ impl Machines {
         }
     }
 
+    /// A node runs another kernel, and so do its pods.
+    pub fn set_release(&mut self, node: &ObjectName, release: Release) {
+        let pods = self.pods.values().filter(|pod| pod.node == *node);
+        let machine = self.nodes.get(node).map(|machine| machine.netns);
+        let spaces: Vec<NetnsId> = pods.map(|pod| pod.netns).chain(machine).collect();
+        for id in spaces {
+            if let Some(space) = self.cluster.netns_mut(id) {
+                space.set_release(release);
+            }
+        }
+    }
+
     /// Makes a pod's namespace and attaches it to its node (CNI ADD). A pod without node or address, or on the
     /// host's network, gets none.
     pub fn attach(&mut self, pod: &Pod, site: &Site, errors: &mut Vec<InstallError>) {
@@ -447,9 +460,12 @@ impl Machines {
         };
         let attachment = site.cni.attach(&machine.net, &pod_net);
         let netns = self.cluster.add_netns(&format!("pod/{}", pod.key));
-        let loaded = self.cluster.netns(machine.netns).is_some_and(|n| n.sctp);
+        // All namespaces of a machine have one kernel.
+        let host = self.cluster.netns(machine.netns);
+        let (loaded, release) = host.map_or_else(Default::default, |n| (n.sctp, n.release));
         if let Some(space) = self.cluster.netns_mut(netns) {
             space.sctp = loaded;
+            space.set_release(release);
         }
         self.apply(machine.netns, &attachment.host, pod.origin, errors);
         self.apply(netns, &attachment.pod, pod.origin, errors);

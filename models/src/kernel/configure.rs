@@ -12,6 +12,7 @@ use super::config::{Change, ConfigError, NewLink, NewLinkKind, NewRoute, RouteKi
 use super::link::{Device, DeviceKind, DeviceStats, IfAddr, PortFlags, Scope, VxlanDevice};
 use super::neighbour::{NeighbourKey, NeighbourTable};
 use super::path::IcmpState;
+use super::release::Release;
 use super::route::{Fib, Route};
 use super::socket::Sockets;
 use super::sysctl::Sysctls;
@@ -38,6 +39,7 @@ impl Netns {
             netfilter: None,
             conntrack: None,
             sockets: Sockets::default(),
+            release: Release::CURRENT,
             sctp: false,
             icmp: IcmpState::default(),
         };

@@ -1,7 +1,8 @@
 //! Floor 2: one Linux network namespace. A node and a pod are the same thing.
 //!
 //! Reading order: [`link`] (devices), [`bridge`], [`tunnel`], [`route`], [`neighbour`], [`sysctl`], [`netfilter`]
-//! (rules), [`conntrack`] (connections and translation), [`socket`] (who listens), [`path`] (the order of stages),
+//! (rules), [`conntrack`] (connections and translation), [`socket`] (who listens), [`release`] (what older kernels do),
+//! [`path`] (the order of stages),
 //! [`config`] (changes), [`show`] (what the tools print).
 //!
 //! The doors are [`Netns::receive`] (a frame came in), [`Netns::send`] (a local process sends),
@@ -17,6 +18,7 @@ pub mod sysctl;
 pub mod netfilter;
 pub mod conntrack;
 pub mod socket;
+pub mod release;
 pub mod path;
 pub mod config;
 mod configure;
@@ -33,6 +35,7 @@ use conntrack::Conntrack;
 use link::Device;
 use neighbour::NeighbourTable;
 use netfilter::Netfilter;
+use release::Release;
 use route::Fib;
 use socket::{SocketId, Sockets};
 use sysctl::Sysctls;
@@ -60,6 +63,8 @@ pub struct Netns {
     pub conntrack: Option<Box<Conntrack>>,
     /// Sockets.
     pub sockets: Sockets,
+    /// Release of the machine's kernel.
+    pub release: Release,
     /// Whether the machine has loaded the module `sctp`, as it does when the first such socket is made.
     pub sctp: bool,
     /// Token buckets that limit ICMP errors, per destination, and cached path MTUs.
@@ -239,6 +244,11 @@ impl Netns {
     /// Returns the device with this name.
     pub fn device_named(&self, name: &str) -> Option<&Device> {
         self.dev_names.get(name).and_then(|dev| self.device(*dev))
+    }
+
+    /// Returns when a SYN of this namespace is sent again.
+    pub fn syn_schedule(&self) -> sysctl::SynSchedule {
+        self.sysctls.syn_schedule(self.release)
     }
 
     /// Returns the spot in this namespace.

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::release::Release;
 use crate::base::Family;
 
 /// Settings that have one value per namespace: name and default.
@@ -20,6 +21,8 @@ pub const DEFAULTS: &[(&str, i64)] = &[
     ("net.ipv4.ip_forward", 0),
     (PORT_FIRST, 32768),
     (PORT_LAST, 60999),
+    (SYN_LINEAR_TIMEOUTS, 4),
+    (SYN_RETRIES, 6),
     ("net.netfilter.nf_conntrack_generic_timeout", 600),
     ("net.netfilter.nf_conntrack_icmp_timeout", 30),
     ("net.netfilter.nf_conntrack_icmpv6_timeout", 30),
@@ -66,6 +69,24 @@ const PORT_RANGE: &str = "net.ipv4.ip_local_port_range";
 const PORT_FIRST: &str = "net.ipv4.ip_local_port_range.first";
 const PORT_LAST: &str = "net.ipv4.ip_local_port_range.last";
 
+const SYN_RETRIES: &str = "net.ipv4.tcp_syn_retries";
+const SYN_LINEAR_TIMEOUTS: &str = "net.ipv4.tcp_syn_linear_timeouts";
+
+/// How often a SYN that nobody answers is sent again (`ip-sysctl.rst`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SynSchedule {
+    /// Retransmissions after the initial timeout, before the timeout begins to double (`tcp_syn_linear_timeouts`).
+    pub linear: u32,
+    /// Retransmissions with doubling timeout (`tcp_syn_retries`).
+    pub retries: u32,
+}
+
+impl Default for SynSchedule {
+    fn default() -> Self {
+        Sysctls::default().syn_schedule(Release::CURRENT)
+    }
+}
+
 /// Why a setting is not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -87,6 +108,9 @@ fn permitted(name: &str) -> RangeInclusive<i64> {
         "net.ipv4.icmp_ratelimit" | "net.netfilter.nf_conntrack_max" => 0..=most,
         // Below 1024 the ports are privileged (`ip_unprivileged_port_start`).
         PORT_FIRST | PORT_LAST => 1024..=65535,
+        // `MAX_TCP_SYNCNT`.
+        SYN_RETRIES => 1..=127,
+        SYN_LINEAR_TIMEOUTS => 0..=127,
         "net.netfilter.nf_conntrack_tcp_be_liberal" | "net.netfilter.nf_conntrack_tcp_loose" => {
             0..=1
         }
@@ -304,6 +328,20 @@ impl Sysctls {
         };
         let own = self.written.get(own.as_str()).map(|value| *value != 0);
         own.unwrap_or_else(|| self.forwarding(family))
+    }
+
+    /// Returns when a SYN is sent again. Kernels without `tcp_syn_linear_timeouts` double from the start.
+    pub fn syn_schedule(&self, release: Release) -> SynSchedule {
+        let count = |name| u32::try_from(self.value(name)).unwrap_or(0);
+        let linear = release.has_linear_syn_timeouts();
+        SynSchedule {
+            linear: if linear {
+                count(SYN_LINEAR_TIMEOUTS)
+            } else {
+                0
+            },
+            retries: count(SYN_RETRIES),
+        }
     }
 
     /// Returns a setting that exists.

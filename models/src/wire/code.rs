@@ -93,6 +93,9 @@ codes! {
     CtStaleEndpoint "CT_STALE_ENDPOINT": "an existing connection tracking entry sends the packet to an endpoint that no longer exists",
         why "the entry was made before the endpoint went away, and each packet keeps it alive",
         fix "delete the entry (conntrack -D), or let the client use a new source port";
+    CtInsertClash "CT_INSERT_CLASH": "two first packets of one connection were tracked at once, and this one came second",
+        why "the A and AAAA questions of a look-up leave one socket together; kernels before 5.7 drop the second one if the two were sent to different endpoints, before 5.0 always",
+        fix "use a kernel of 5.7 or later, or NodeLocal DNSCache, or `options single-request-reopen` in resolv.conf";
     NatNoPort "NAT_NO_PORT": "no free source port was left for the translated connection",
         why "too many connections share one source address towards the same destination",
         fix "spread over more source addresses, reuse connections, or avoid masquerading";

@@ -78,6 +78,11 @@ pub enum Fault {
         /// Which.
         node: ObjectName,
     },
+    /// Packets that reach a node's connection tracking at one moment do not see each other's entries.
+    ConntrackRace {
+        /// Which.
+        node: ObjectName,
+    },
     /// A firewall of the underlay drops packets.
     Acl(Acl),
 }
@@ -93,6 +98,8 @@ pub enum Undo {
     Attach(ObjectKey),
     /// Set the setting back.
     Sysctl(NetnsId, Vec<(Arc<str>, i64)>),
+    /// Packets come one after the other again.
+    Race(NetnsId),
     /// Remove the rule.
     Acl(String),
     /// Carry these commands out.
@@ -115,6 +122,9 @@ impl Fault {
             Self::HairpinOff { node } => format!("hairpin is off on the bridges of node/{node}"),
             Self::RouteLost { node, to } => format!("ip route del {to} on node/{node}"),
             Self::KubeProxyDown { node } => format!("kube-proxy of node/{node} has stopped"),
+            Self::ConntrackRace { node } => {
+                format!("packets that come at one moment race on node/{node}")
+            }
             Self::Sysctl { on, name, value } => format!("{name} = {value} on {on}"),
             Self::Acl(acl) => {
                 let net = |n: Option<IpNet>| n.map_or_else(|| "any".into(), |n| n.to_string());
@@ -198,6 +208,15 @@ impl Fault {
             Self::KubeProxyDown { node } => {
                 node::netns(machines, node)?;
                 Ok(Undo::Nothing)
+            }
+            Self::ConntrackRace { node } => {
+                let id = node::id(machines, node);
+                let id = id.ok_or_else(|| format!("there is no node/{node}"))?;
+                let netns = machines.cluster.netns_mut(id);
+                let table = netns.and_then(|netns| netns.conntrack.as_mut());
+                let table = table.ok_or_else(|| format!("node/{node} tracks no connections"))?;
+                table.set_racing(true);
+                Ok(Undo::Race(id))
             }
             Self::Acl(acl) => {
                 machines.cluster.acls.push(acl.clone());
@@ -283,6 +302,11 @@ impl Fault {
                     here(record) && asked
                 })
             }
+            Self::ConntrackRace { node } => {
+                let netns = node::netns(machines, node).ok();
+                let table = netns.and_then(|netns| netns.conntrack.as_ref());
+                table.map_or(0, |table| table.raced())
+            }
             Self::Acl(_) => {
                 let mut acls = machines.cluster.acls.iter();
                 acls.find(|acl| &*acl.id == id).map_or(0, |acl| acl.touched)
@@ -313,6 +337,12 @@ impl Undo {
             Self::Sysctl(id, before) => {
                 if let Some(netns) = machines.cluster.netns_mut(*id) {
                     set(netns, before.clone()).expect("it had these values before");
+                }
+            }
+            Self::Race(id) => {
+                let netns = machines.cluster.netns_mut(*id);
+                if let Some(table) = netns.and_then(|netns| netns.conntrack.as_mut()) {
+                    table.set_racing(false);
                 }
             }
             Self::Acl(id) => machines.cluster.acls.retain(|acl| *acl.id != **id),

@@ -24,6 +24,7 @@ pub const NAMES: &[(&str, &[&str])] = &[
     ("HairpinOff", &["node"]),
     ("RouteLost", &["node", "to"]),
     ("KubeProxyDown", &["node"]),
+    ("ConntrackRace", &["node"]),
     ("Sysctl", &["on", "name", "value"]),
 ];
 

@@ -348,6 +348,7 @@ impl Check<'_> {
             | FaultKind::ForwardDrop { node }
             | FaultKind::HairpinOff { node }
             | FaultKind::RouteLost { node, .. }
+            | FaultKind::ConntrackRace { node }
             | FaultKind::KubeProxyDown { node } => self.node(node, machines),
             FaultKind::PodKill { pod: on } | FaultKind::Sysctl { on, .. } => {
                 self.thing(on, machines);

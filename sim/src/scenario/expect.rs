@@ -29,6 +29,10 @@ pub enum Expectation {
         seen_source: Option<Text<IpAddr>>,
         /// How many questions about names it sends, repeated ones included.
         queries: Option<u32>,
+        /// How long it takes at least.
+        takes_at_least: Option<Text<Delay>>,
+        /// How long it takes at most.
+        takes_at_most: Option<Text<Delay>>,
     },
     /// This share of a probe's attempts connects.
     Share {

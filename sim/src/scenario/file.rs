@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use podwire_models::base::{ObjectKey, ObjectName, Ratio, Selector};
+use podwire_models::control::dns::flavour::Flavour;
+use podwire_models::kernel::release::Release;
 use serde::Deserialize;
 
 use super::address::{ObjectRef, Target, Thing};
@@ -61,6 +63,8 @@ pub struct ClusterFile {
     pub profile: Option<Text<String>>,
     /// Which Kubernetes release, `1.36`.
     pub kubernetes: Option<Text<String>>,
+    /// Release of the nodes' kernels, `5.4`.
+    pub kernel: Option<Text<Release>>,
     /// The machines; two if none are given.
     pub nodes: Vec<Node>,
     /// Range of pod addresses; two of them, with a comma, for dual stack.
@@ -94,6 +98,8 @@ pub struct Node {
     pub ip: Option<Text<Addresses>>,
     /// Range of its pods, if not the next one of the cluster's.
     pub pod_cidr: Option<Text<Cidrs>>,
+    /// Release of its kernel, if not that of all nodes.
+    pub kernel: Option<Text<Release>>,
     /// Kernel settings that differ from the default.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
@@ -314,8 +320,14 @@ pub struct Probe {
     pub interval: Option<Text<Delay>>,
     /// How long the client waits.
     pub timeout: Option<Text<Delay>>,
+    /// How long it may take in all, the look-up included (`curl --max-time`).
+    pub deadline: Option<Text<Delay>>,
     /// Source port, if not an ephemeral one.
     pub source_port: Option<u16>,
+    /// Whose resolver it uses: `glibc`, `musl`, `musl-1.2.3` or `go`; glibc if not given.
+    pub resolver: Option<Text<Flavour>>,
+    /// Source port of its questions about names, if its resolver keeps one.
+    pub resolver_port: Option<u16>,
     /// Only this address family.
     pub family: Option<ProbeFamily>,
     /// Time to live of its packets, if not the system's default.
@@ -437,6 +449,11 @@ pub enum FaultKind {
     },
     /// kube-proxy of a node does nothing any more: the rules stay as they are.
     KubeProxyDown {
+        /// Which.
+        node: Text<ObjectName>,
+    },
+    /// Packets that reach a node at one moment are tracked by several processors at once.
+    ConntrackRace {
         /// Which.
         node: Text<ObjectName>,
     },

@@ -483,7 +483,7 @@ Scenario(
           |                                              ^^^^^^ no such field
           |
           = note: this is `cluster.nodes[0].colour`
-          = help: the fields are: name, zone, labels, ip, pod_cidr, sysctls
+          = help: the fields are: name, zone, labels, ip, pod_cidr, kernel, sysctls
 
         error[SCN_UNKNOWN_FIELD]: `Underlay` has no field `latancy`
          --> a.ron:5:28

@@ -19,7 +19,7 @@ use podwire_models::kernel::config::ConfigError;
 use podwire_models::kernel::sysctl::{self, Refused};
 use podwire_models::wire::L4;
 
-use crate::attempt::{AttemptError, Request};
+use crate::attempt::{AttemptError, Request, ResolverChoice};
 use crate::fault::Fault;
 use crate::lab::{Lab, Plan};
 use crate::manifest;
@@ -485,6 +485,15 @@ impl Resolver<'_> {
 
     /// Settings of nodes, and losses of wires.
     fn tune(&mut self, lab: &mut Lab) {
+        let of_all = self.file.cluster.kernel.as_deref().copied();
+        for name in lab.objects.nodes.keys() {
+            let mut given = self.file.cluster.nodes.iter();
+            let given = given.find(|given| *given.name == *name);
+            let own = given.and_then(|given| given.kernel.as_deref().copied());
+            if let Some(release) = own.or(of_all) {
+                lab.machines.set_release(name, release);
+            }
+        }
         for given in &self.file.cluster.nodes {
             for (name, value) in &given.sysctls {
                 let on = format!("node/{}", *given.name);
@@ -752,6 +761,7 @@ impl Resolver<'_> {
         };
         for (given, what) in [
             (probe.source_port == Some(0), "source port"),
+            (probe.resolver_port == Some(0), "source port"),
             (probe.ttl == Some(0), "time to live"),
         ] {
             if given {
@@ -764,7 +774,7 @@ impl Resolver<'_> {
             .timeout
             .as_ref()
             .map_or(Duration::from_secs(5), |t| t.0);
-        let request = Request {
+        let mut request = Request {
             family: probe.family.map(|family| match family {
                 ProbeFamily::V4 => Family::V4,
                 ProbeFamily::V6 => Family::V6,
@@ -823,6 +833,11 @@ impl Resolver<'_> {
             );
             self.refuse(probe.payload.as_ref().map(|size| size.mark), &what);
         }
+        request.resolver = ResolverChoice {
+            flavour: probe.resolver.as_deref().copied().unwrap_or_default(),
+            port: probe.resolver_port,
+        };
+        request.deadline = probe.deadline.as_ref().map(|limit| limit.0);
         let attempt = Attempt {
             id: probe.id.to_string(),
             from: (*probe.from).clone(),
@@ -867,6 +882,9 @@ impl Resolver<'_> {
                 to: *to.0.first()?,
             },
             FaultKind::KubeProxyDown { node } => Fault::KubeProxyDown {
+                node: self.known_node(node, &names)?,
+            },
+            FaultKind::ConntrackRace { node } => Fault::ConntrackRace {
                 node: self.known_node(node, &names)?,
             },
             FaultKind::PodKill { pod } => {

@@ -775,6 +775,7 @@ impl<D: Dice> Run<'_, D> {
             | Fault::HairpinOff { .. }
             | Fault::RouteLost { .. }
             | Fault::KubeProxyDown { .. }
+            | Fault::ConntrackRace { .. }
             | Fault::Acl(_) => None,
         };
         let machines = &self.simulation.machines;
@@ -870,6 +871,7 @@ impl<D: Dice> Run<'_, D> {
             | Fault::ForwardDrop { .. }
             | Fault::HairpinOff { .. }
             | Fault::RouteLost { .. }
+            | Fault::ConntrackRace { .. }
             | Fault::Acl(_) => {}
         }
     }
@@ -1326,6 +1328,8 @@ fn wanted_text(expected: &Expectation) -> String {
         backend,
         seen_source,
         queries,
+        takes_at_least,
+        takes_at_most,
         ..
     } = expected
     else {
@@ -1347,6 +1351,11 @@ fn wanted_text(expected: &Expectation) -> String {
     if let Some(queries) = queries {
         let _ = write!(text, ", after {queries} queries");
     }
+    for (word, limit) in [("least", takes_at_least), ("most", takes_at_most)] {
+        if let Some(limit) = limit {
+            let _ = write!(text, ", takes at {word} {:?}", limit.0);
+        }
+    }
     text
 }
 
@@ -1359,6 +1368,8 @@ fn differs(expected: &Expectation, attempt: &Attempted) -> Option<String> {
         backend,
         seen_source,
         queries,
+        takes_at_least,
+        takes_at_most,
         ..
     } = expected
     else {
@@ -1368,6 +1379,15 @@ fn differs(expected: &Expectation, attempt: &Attempted) -> Option<String> {
     let Some((outcome, why)) = &attempt.ended else {
         return Some(format!("at {at}: it never ended"));
     };
+    let too_short = takes_at_least
+        .as_ref()
+        .is_some_and(|limit| outcome.after < limit.0);
+    let too_long = takes_at_most
+        .as_ref()
+        .is_some_and(|limit| outcome.after > limit.0);
+    if too_short || too_long {
+        return Some(format!("at {at}: it took {:?}", outcome.after));
+    }
     if result_of(*is) != outcome.result || code.as_deref().is_some_and(|code| code != why) {
         return Some(format!("at {at}: {}", ended_text(attempt)));
     }

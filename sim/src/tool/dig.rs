@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podwire_models::base::Errno;
+use podwire_models::control::dns::flavour::Flavour;
 use podwire_models::control::dns::records::reverse_name;
 use podwire_models::control::dns::resolver::ResolvConf;
 use podwire_models::wire::{DnsRecord, DnsResponse, RecordType, ResponseCode};
@@ -110,7 +111,7 @@ impl Dig {
     fn names(&self, conf: &ResolvConf) -> Vec<Arc<str>> {
         let dots = self.name.bytes().filter(|byte| *byte == b'.').count();
         if self.search && dots < conf.ndots {
-            return conf.candidates(&self.name);
+            return conf.candidates(&self.name, Flavour::Glibc);
         }
         let dot = if self.name.ends_with('.') { "" } else { "." };
         vec![format!("{}{dot}", self.name).into()]
@@ -270,6 +271,8 @@ mod tests {
 
     use podwire_models::wire::{Dns, RecordData};
 
+    use podwire_models::control::dns::options::ResolverOptions;
+
     use super::*;
 
     fn read(text: &str) -> Result<Dig, String> {
@@ -392,6 +395,7 @@ cart.shop.svc.cluster.local. 30\tIN\tA\t10.96.0.17
             nameservers: Vec::new(),
             search: vec!["shop.svc.cluster.local".into(), "svc.cluster.local".into()],
             ndots: 2,
+            options: ResolverOptions::default(),
         };
         let names = |text: &str| -> Vec<String> {
             let settings = read(text).unwrap().settings(&conf);

@@ -361,7 +361,7 @@ impl Traceroute {
                     port: None,
                 });
             }
-            AppEvent::Opened { local, mtu } => {
+            AppEvent::Opened { local, mtu, .. } => {
                 self.state = State::Running { local };
                 self.mtu = mtu;
                 self.send(cx);

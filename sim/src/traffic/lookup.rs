@@ -13,31 +13,24 @@
 //! | SERVFAIL | next server or attempt, then next candidate | asked again at once, end at 5 s |
 //!
 //! # Fidelity
-//! UDP only: answers are never truncated. `rotate`, `single-request` and a local cache are left out.
+//! UDP only: answers are never truncated. `rotate` and a local cache are left out. Go's resolver is [`go`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::base::{Dice, Errno, Family, Time};
+use podwire_models::control::dns::flavour::Flavour;
+use podwire_models::control::dns::options::Pair;
 use podwire_models::wire::{
-    Code, Dns, DnsResponse, L4, Message, Packet, RecordData, RecordType, ResponseCode,
+    Code, Dns, DnsRecord, DnsResponse, L4, Message, Packet, RecordData, RecordType, ResponseCode,
 };
 use serde::Serialize;
 
 use super::udp::datagram;
 use super::{Action, AppEvent, Ctx, End, Outcome, Timer, Timers, Token, data};
 
-/// Whose resolver it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Flavour {
-    /// GNU C library (Debian, Ubuntu, distroless).
-    #[default]
-    Glibc,
-    /// musl (Alpine).
-    Musl,
-}
+pub mod go;
 
 /// The part of `resolv.conf` that is not about names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +43,12 @@ pub struct LookupSettings {
     pub timeout: Duration,
     /// `attempts:`.
     pub attempts: u32,
+    /// How its two questions are sent.
+    pub pair: Pair,
+    /// The source port it is bound to; one of the kernel's choice for each socket if not given.
+    pub port: Option<u16>,
+    /// When the program gives up, whatever the resolver would still do.
+    pub deadline: Option<Duration>,
     /// The only family asked for (`ai_family` of `getaddrinfo(3)`); both if not given.
     pub family: Option<Family>,
 }
@@ -62,6 +61,9 @@ impl LookupSettings {
             nameservers: nameservers.iter().take(3).map(|ip| (*ip, 53)).collect(),
             timeout: Duration::from_secs(5),
             attempts: 2,
+            pair: Pair::Together,
+            port: None,
+            deadline: None,
             family: None,
         }
     }
@@ -127,8 +129,8 @@ impl Miss {
     const fn failure(self, flavour: Flavour) -> LookupFailure {
         let (eai, code) = match (self, flavour) {
             (Self::NxDomain, _) => (Eai::NoName, Code::DnsNxDomain),
-            (Self::NoData, Flavour::Glibc) => (Eai::NoData, Code::DnsNoData),
-            (Self::NoData, Flavour::Musl) => (Eai::NoName, Code::DnsNoData),
+            (Self::NoData, Flavour::Glibc | Flavour::Musl) => (Eai::NoData, Code::DnsNoData),
+            (Self::NoData, Flavour::OldMusl | Flavour::Go) => (Eai::NoName, Code::DnsNoData),
             (Self::ServFail, _) => (Eai::Again, Code::DnsServFail),
             (Self::Denied, _) => (Eai::Again, Code::DnsRefused),
             (Self::Timeout, _) => (Eai::Again, Code::DnsTimeout),
@@ -180,6 +182,7 @@ pub struct Lookup {
     sent: u32,
     timers: Timers,
     timeout: Timer,
+    deadline: Timer,
 }
 
 impl Lookup {
@@ -223,6 +226,7 @@ impl Lookup {
             sent: 0,
             timers: Timers::of(owner),
             timeout: Timer::default(),
+            deadline: Timer::default(),
         }
     }
 
@@ -236,6 +240,9 @@ impl Lookup {
         match event {
             AppEvent::Start => {
                 self.started = cx.now;
+                if let Some(limit) = self.settings.deadline {
+                    self.deadline.set(&mut self.timers, limit, cx.actions);
+                }
                 self.ask_candidate(cx);
             }
             AppEvent::Opened { local, .. } => {
@@ -273,7 +280,7 @@ impl Lookup {
             aaaa.id = a.id.wrapping_add(1);
         }
         (self.server, self.attempt) = (0, 0);
-        self.serial = false;
+        self.serial = self.settings.pair != Pair::Together;
         self.turned_down = None;
         self.open(cx);
     }
@@ -292,7 +299,7 @@ impl Lookup {
             l4: L4::Udp,
             remote,
             connected: self.settings.flavour == Flavour::Glibc,
-            port: None,
+            port: self.settings.port,
         });
     }
 
@@ -332,13 +339,15 @@ impl Lookup {
             .unwrap_or(1)
             .max(1);
         match self.settings.flavour {
-            Flavour::Musl => self.settings.timeout / self.settings.attempts.max(1),
+            Flavour::Musl | Flavour::OldMusl => {
+                self.settings.timeout / self.settings.attempts.max(1)
+            }
             // `send_dg`: doubled for each further server, shared among them.
-            Flavour::Glibc if self.server > 0 => {
+            Flavour::Glibc | Flavour::Go if self.server > 0 => {
                 let seconds = self.settings.timeout.as_secs() << self.server;
                 Duration::from_secs((seconds / u64::from(servers)).max(1))
             }
-            Flavour::Glibc => self.settings.timeout,
+            Flavour::Glibc | Flavour::Go => self.settings.timeout,
         }
     }
 
@@ -347,8 +356,8 @@ impl Lookup {
             return;
         };
         let servers = match self.settings.flavour {
-            Flavour::Glibc => self.nameserver().into_iter().collect(),
-            Flavour::Musl => self.settings.nameservers.clone(),
+            Flavour::Glibc | Flavour::Go => self.nameserver().into_iter().collect(),
+            Flavour::Musl | Flavour::OldMusl => self.settings.nameservers.clone(),
         };
         let (Some(query), Some(name)) = (
             self.queries.iter().find(|q| q.record_type == record_type),
@@ -387,7 +396,7 @@ impl Lookup {
             return;
         }
         match (self.settings.flavour, response.code) {
-            (Flavour::Musl, ResponseCode::ServFail) => {
+            (Flavour::Musl | Flavour::OldMusl, ResponseCode::ServFail) => {
                 let record_type = query.record_type;
                 self.turned_down = Some(Miss::ServFail);
                 if self.servfail_budget > 0 {
@@ -396,15 +405,18 @@ impl Lookup {
                 }
                 return;
             }
-            (Flavour::Musl, ResponseCode::Refused) => {
+            (Flavour::Musl | Flavour::OldMusl, ResponseCode::Refused) => {
                 self.turned_down.get_or_insert(Miss::Denied);
                 return;
             }
-            (Flavour::Musl, ResponseCode::NoError | ResponseCode::NxDomain)
-            | (Flavour::Glibc, _) => query.answer = Some(response.clone()),
+            (Flavour::Musl | Flavour::OldMusl, ResponseCode::NoError | ResponseCode::NxDomain)
+            | (Flavour::Glibc | Flavour::Go, _) => query.answer = Some(response.clone()),
         }
         if self.queries.iter().all(|q| q.answer.is_some()) {
             self.judge(cx);
+        } else if self.serial && self.settings.pair == Pair::Reopened {
+            self.timeout.cancel(cx.actions);
+            self.open(cx);
         } else if self.serial {
             self.send_all(cx);
         }
@@ -417,23 +429,7 @@ impl Lookup {
             .iter()
             .filter_map(|q| Some((q.record_type, q.answer.as_ref()?)));
         let mut addresses: Vec<IpAddr> = answers
-            .flat_map(|(record_type, answer)| {
-                answer
-                    .answers
-                    .iter()
-                    .filter_map(move |record| match record.data {
-                        RecordData::Address(ip)
-                            if ip.is_ipv6() == (record_type == RecordType::Aaaa) =>
-                        {
-                            Some(ip)
-                        }
-                        RecordData::Address(_)
-                        | RecordData::Cname(_)
-                        | RecordData::Srv { .. }
-                        | RecordData::Ptr(_)
-                        | RecordData::Txt(_) => None,
-                    })
-            })
+            .flat_map(|(record_type, answer)| addresses_of(answer, record_type))
             .collect();
         if !addresses.is_empty() {
             sort_addresses(&mut addresses);
@@ -456,12 +452,15 @@ impl Lookup {
     }
 
     fn timer<D: Dice>(&mut self, token: Token, cx: &mut Ctx<'_, D>) {
+        if self.deadline.fired(token) {
+            return self.finish(Err(Miss::Timeout), cx);
+        }
         if !self.timeout.fired(token) || !self.waiting() {
             return;
         }
         let one_answered = self.queries.iter().any(|q| q.answer.is_some());
         match self.settings.flavour {
-            Flavour::Musl => {
+            Flavour::Musl | Flavour::OldMusl => {
                 self.attempt += 1;
                 if self.attempt < self.settings.attempts {
                     return self.send_all(cx);
@@ -469,12 +468,14 @@ impl Lookup {
                 let miss = self.turned_down.unwrap_or(Miss::Timeout);
                 self.finish(Err(miss), cx);
             }
-            Flavour::Glibc if one_answered && !self.serial => {
+            Flavour::Glibc | Flavour::Go if one_answered && !self.serial => {
+                // For the rest of the lookup, too (`RES_SNGLKUP`).
+                self.settings.pair = Pair::InTurn;
                 self.serial = true;
                 self.forget_answers();
                 self.send_all(cx);
             }
-            Flavour::Glibc => self.next_server(Miss::Timeout, cx),
+            Flavour::Glibc | Flavour::Go => self.next_server(Miss::Timeout, cx),
         }
     }
 
@@ -515,12 +516,12 @@ impl Lookup {
     /// server; with none left the whole lookup ends (`errno == ECONNREFUSED` in `res_query.c`).
     fn unreachable<D: Dice>(&mut self, cx: &mut Ctx<'_, D>) {
         match self.settings.flavour {
-            Flavour::Musl => {
+            Flavour::Musl | Flavour::OldMusl => {
                 if matches!(self.state, State::Opening) {
                     self.finish(Err(Miss::Unreachable), cx);
                 }
             }
-            Flavour::Glibc => {
+            Flavour::Glibc | Flavour::Go => {
                 self.timeout.cancel(cx.actions);
                 self.close(cx);
                 self.state = State::Opening;
@@ -534,13 +535,21 @@ impl Lookup {
         self.timeout.cancel(cx.actions);
         let at = self.candidate;
         let next = match (self.settings.flavour, miss) {
-            (_, Miss::NxDomain) | (Flavour::Glibc, Miss::NoData | Miss::ServFail) => at + 1,
-            // The rest of the search list is skipped; the name as given comes last, if it did not come first.
-            (Flavour::Glibc, Miss::Timeout | Miss::Denied) if at < self.as_given => self.as_given,
-            (Flavour::Glibc, Miss::Timeout | Miss::Denied) if at == 0 && self.as_given == 0 => {
+            (_, Miss::NxDomain) | (Flavour::Glibc | Flavour::Go, Miss::NoData | Miss::ServFail) => {
                 at + 1
             }
-            (Flavour::Glibc | Flavour::Musl, _) => self.candidates.len(),
+            // The rest of the search list is skipped; the name as given comes last, if it did not come first.
+            (Flavour::Glibc | Flavour::Go, Miss::Timeout | Miss::Denied) if at < self.as_given => {
+                self.as_given
+            }
+            (Flavour::Glibc | Flavour::Go, Miss::Timeout | Miss::Denied)
+                if at == 0 && self.as_given == 0 =>
+            {
+                at + 1
+            }
+            (Flavour::Glibc | Flavour::Go | Flavour::Musl | Flavour::OldMusl, _) => {
+                self.candidates.len()
+            }
         };
         self.got_nodata |= miss == Miss::NoData;
         self.got_servfail |= miss == Miss::ServFail;
@@ -559,12 +568,12 @@ impl Lookup {
     /// `__res_context_search`: the name as given, if it came first, then NODATA, then SERVFAIL, then the last one.
     fn verdict(&self, last: Miss) -> Miss {
         match self.settings.flavour {
-            Flavour::Glibc if last != Miss::Unreachable => {
+            Flavour::Glibc | Flavour::Go if last != Miss::Unreachable => {
                 let nodata = self.got_nodata.then_some(Miss::NoData);
                 let servfail = self.got_servfail.then_some(Miss::ServFail);
                 self.first_miss.or(nodata).or(servfail).unwrap_or(last)
             }
-            Flavour::Glibc | Flavour::Musl => last,
+            Flavour::Glibc | Flavour::Go | Flavour::Musl | Flavour::OldMusl => last,
         }
     }
 
@@ -573,6 +582,7 @@ impl Lookup {
             return;
         }
         self.timeout.cancel(cx.actions);
+        self.deadline.cancel(cx.actions);
         self.close(cx);
         self.state = State::Finished;
         let name = self
@@ -586,6 +596,21 @@ impl Lookup {
             after: cx.now.since(self.started),
         }));
     }
+}
+
+/// Returns the addresses an answer holds, of the family that was asked for.
+fn addresses_of(
+    answer: &DnsResponse,
+    record_type: RecordType,
+) -> impl Iterator<Item = IpAddr> + '_ {
+    let wanted = move |ip: &IpAddr| RecordType::of_addresses(Family::of(*ip)) == record_type;
+    let address = |record: &DnsRecord| match record.data {
+        RecordData::Address(ip) => Some(ip),
+        RecordData::Cname(_) | RecordData::Srv { .. } | RecordData::Ptr(_) | RecordData::Txt(_) => {
+            None
+        }
+    };
+    answer.answers.iter().filter_map(address).filter(wanted)
 }
 
 /// Returns a name in lower case with its trailing dot.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::base::{Dice, Errno, Purpose, Stream, Time};
+use podwire_models::kernel::sysctl::SynSchedule;
 use podwire_models::wire::{
     Code, Data, FlowKey, HttpAnswer, L4, Message, Packet, PacketId, Payload, Transport,
 };
@@ -57,6 +58,8 @@ pub enum AppEvent {
         local: End,
         /// MTU of the route.
         mtu: u32,
+        /// When the kernel sends a SYN again.
+        syn: SynSchedule,
     },
     /// [`Action::Open`] failed: no route (ENETUNREACH), no port (EADDRNOTAVAIL), …
     OpenFailed {

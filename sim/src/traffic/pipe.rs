@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use podwire_models::base::{Errno, NoChance, Time};
+use podwire_models::kernel::release::Release;
+use podwire_models::kernel::sysctl::Sysctls;
 use podwire_models::wire::{FlowKey, Packet, Transport};
 
 use super::{Action, AppEvent, Ctx, End, Outcome, Token};
@@ -58,6 +60,7 @@ pub(super) struct Pipe<L, R, F> {
     cancelled: BTreeSet<(Side, Token)>,
     seq: u64,
     ports: u16,
+    release: Release,
     /// Every packet sent, lost or not.
     pub(super) sent: Vec<(Time, Side, Packet)>,
     pub(super) done: Vec<(Time, Outcome)>,
@@ -86,6 +89,7 @@ impl<L: Machine, R: Machine, F: FnMut(usize, Side, &Packet) -> Fate> Pipe<L, R, 
             cancelled: BTreeSet::new(),
             seq: 0,
             ports: 40_000,
+            release: Release::CURRENT,
             sent: Vec::new(),
             done: Vec::new(),
             closed: 0,
@@ -96,6 +100,12 @@ impl<L: Machine, R: Machine, F: FnMut(usize, Side, &Packet) -> Fate> Pipe<L, R, 
             Happening::Event(Side::Left, AppEvent::Start),
         );
         pipe
+    }
+
+    /// Both machines run this kernel.
+    pub(super) fn on(mut self, release: Release) -> Self {
+        self.release = release;
+        self
     }
 
     fn schedule(&mut self, after: Duration, happening: Happening) {
@@ -139,6 +149,7 @@ impl<L: Machine, R: Machine, F: FnMut(usize, Side, &Packet) -> Fate> Pipe<L, R, 
                 let opened = AppEvent::Opened {
                     local: (local(), self.ports),
                     mtu: 1500,
+                    syn: Sysctls::default().syn_schedule(self.release),
                 };
                 self.schedule(Duration::ZERO, Happening::Event(side, opened));
             }

@@ -2,14 +2,18 @@
 //!
 //! # Fidelity
 //! Addresses are tried one after the other, each only if the one before was refused or unreachable (no Happy
-//! Eyeballs). The time limit of TCP, UDP and SCTP begins after the lookup.
+//! Eyeballs). The time limit of TCP, UDP and SCTP begins after the lookup, unless
+//! there is a limit for both ([`Probe::within`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use podwire_models::base::{Dice, Errno, Time};
+use podwire_models::control::dns::flavour::Flavour;
 
 use super::icmp::{Ping, PingSettings};
+use super::lookup::go::GoLookup;
 use super::lookup::{Lookup, LookupSettings};
 use super::sctp::SctpClient;
 use super::tcp::TcpClient;
@@ -78,6 +82,7 @@ impl SocketOptions {
 #[derive(Clone, Debug)]
 enum Client {
     Lookup(Lookup),
+    GoLookup(Box<GoLookup>),
     Tcp(TcpClient),
     Udp(UdpClient),
     Sctp(SctpClient),
@@ -88,6 +93,7 @@ impl Client {
     fn handle<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>) {
         match self {
             Self::Lookup(client) => client.handle(event, cx),
+            Self::GoLookup(client) => client.handle(event, cx),
             Self::Tcp(client) => client.handle(event, cx),
             Self::Udp(client) => client.handle(event, cx),
             Self::Sctp(client) => client.handle(event, cx),
@@ -98,6 +104,7 @@ impl Client {
     const fn finished(&self) -> bool {
         match self {
             Self::Lookup(client) => client.finished(),
+            Self::GoLookup(client) => client.finished(),
             Self::Tcp(client) => client.finished(),
             Self::Udp(client) => client.finished(),
             Self::Sctp(client) => client.finished(),
@@ -113,6 +120,7 @@ pub struct Probe {
     attempt: Attempt,
     options: SocketOptions,
     client: Option<Client>,
+    deadline: Option<Duration>,
     /// Addresses not tried yet, last first.
     rest: Vec<IpAddr>,
     started: Time,
@@ -127,6 +135,7 @@ impl Probe {
             attempt,
             options: SocketOptions::DEFAULT,
             client: None,
+            deadline: None,
             rest: Vec::new(),
             started: Time::ZERO,
             owner: 0,
@@ -152,10 +161,32 @@ impl Probe {
         self
     }
 
+    /// Returns the probe with a limit for everything, the lookup included.
+    #[must_use]
+    pub const fn within(mut self, deadline: Option<Duration>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Limits what is left to do after the lookup.
+    fn limit(&mut self, now: Time) {
+        let Some(deadline) = self.deadline else {
+            return;
+        };
+        let left = deadline.saturating_sub(now.since(self.started));
+        let sooner = |timeout: Option<Duration>| Some(timeout.map_or(left, |t| t.min(left)));
+        match &mut self.attempt {
+            Attempt::Tcp(_, settings) => settings.timeout = sooner(settings.timeout),
+            Attempt::Udp(_, settings) => settings.timeout = settings.timeout.min(left),
+            Attempt::Sctp(_, settings) => settings.timeout = sooner(settings.timeout),
+            Attempt::Echo(settings) => settings.timeout = settings.timeout.min(left),
+        }
+    }
+
     /// Sets the options of the client's socket in what the client wants done.
     fn with_options(&self, action: Action) -> Action {
         match (action, &self.client) {
-            (action, Some(Client::Lookup(_)) | None) => action,
+            (action, Some(Client::Lookup(_) | Client::GoLookup(_)) | None) => action,
             (
                 Action::Open {
                     l4,
@@ -223,8 +254,16 @@ impl Probe {
                 candidates,
                 resolver,
             } => {
-                let lookup = Lookup::with_owner(candidates, resolver.clone(), self.owner);
-                self.begin(Client::Lookup(lookup), cx);
+                let (resolver, owner) = (resolver.clone(), self.owner);
+                let client = match resolver.flavour {
+                    Flavour::Go => Client::GoLookup(Box::new(GoLookup::with_owner(
+                        candidates, resolver, owner,
+                    ))),
+                    Flavour::Glibc | Flavour::Musl | Flavour::OldMusl => {
+                        Client::Lookup(Lookup::with_owner(candidates, resolver, owner))
+                    }
+                };
+                self.begin(client, cx);
             }
         }
     }
@@ -302,6 +341,7 @@ impl Probe {
                 cx.done(Outcome::Lookup(outcome.clone()));
                 match outcome.addresses {
                     Ok(addresses) => {
+                        self.limit(cx.now);
                         self.rest = addresses;
                         self.rest.reverse();
                         self.try_next(cx);
@@ -349,7 +389,6 @@ mod tests {
 
     use super::*;
     use crate::traffic::coredns::NameServer;
-    use crate::traffic::lookup::Flavour;
     use crate::traffic::pipe::{Fate, Machine, Pipe, remote};
     use crate::traffic::tcp::{ServerSettings, TcpServer};
 

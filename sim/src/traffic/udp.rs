@@ -104,7 +104,7 @@ impl UdpClient {
         let after = cx.now.since(self.started);
         match event {
             AppEvent::Start => self.start(cx),
-            AppEvent::Opened { local, mtu } => {
+            AppEvent::Opened { local, mtu, .. } => {
                 self.state = State::Waiting { local, mtu };
                 self.send(cx);
             }

@@ -178,6 +178,24 @@ fn bridged_past(case: &Case<'_>, code: Code) -> Option<Finding> {
     })
 }
 
+/// The kernel of the node dropped the second of two packets that were tracked at once.
+fn raced(case: &Case<'_>, record: &Record) -> Option<Finding> {
+    let machines = &case.lab.machines;
+    let netns = machines.cluster.netns(record.place.netns?)?;
+    let node = netns.name.strip_prefix("node/")?;
+    let object = ObjectRef::cluster(Kind::Node, node.parse().ok()?);
+    let says = format!(
+        "its kernel {} drops the second of two first packets of one connection that are tracked at once and translated, as the A and AAAA questions of one socket are",
+        netns.release
+    );
+    let fix = "use kernel 5.7 or later there, or NodeLocal DNSCache, or `options single-request-reopen` in the pod's dnsConfig";
+    Some(
+        Finding::of(Code::CtInsertClash, &object, OriginId::NONE)
+            .saying(says, fix.to_owned())
+            .shown_by(format!("ssh {node} conntrack -S | grep insert_failed")),
+    )
+}
+
 /// What made the pod of a record, if its own manifest sets a kernel setting.
 fn asked_for(case: &Case<'_>, record: &Record, setting: &str) -> Option<(String, OriginId)> {
     let pod = case.pod_at(record)?;
@@ -229,6 +247,11 @@ pub(super) fn at<'a>(case: &Case<'a>, record: &'a Record, code: Code) -> Finding
         .or_else(|| size::too_large(case, record))
         .or_else(|| if astray { wrong_way() } else { None });
     if let Some(finding) = special {
+        return finding;
+    }
+    if code == Code::CtInsertClash
+        && let Some(finding) = raced(case, record)
+    {
         return finding;
     }
     if matches!(code, Code::LinkDown | Code::LinkLoss | Code::NodeDown) {

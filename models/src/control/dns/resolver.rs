@@ -4,8 +4,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::flavour::Flavour;
+use super::options::ResolverOptions;
 use crate::api::{DnsPolicy, PodSpec};
 use crate::base::Namespace;
+
+/// Larger values count as this (`RES_MAXNDOTS` of glibc; musl and Go have the same).
+const MAX_NDOTS: usize = 15;
 
 /// What `/etc/resolv.conf` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub struct ResolvConf {
     pub search: Vec<Arc<str>>,
     /// `options ndots:`.
     pub ndots: usize,
+    /// What else `options` says.
+    pub options: ResolverOptions,
 }
 
 impl ResolvConf {
@@ -32,11 +39,13 @@ impl ResolvConf {
                 domain.into(),
             ],
             ndots: 5,
+            options: ResolverOptions::default(),
         };
         let empty = || Self {
             nameservers: Vec::new(),
             search: Vec::new(),
             ndots: 1,
+            options: ResolverOptions::default(),
         };
         let mut conf = match spec.dns_policy {
             DnsPolicy::ClusterFirst if spec.host_network => empty(),
@@ -48,14 +57,16 @@ impl ResolvConf {
             conf.search.extend(config.searches.iter().cloned());
             let ndots = config.options.iter().find(|(name, _)| &**name == "ndots");
             let value = ndots.and_then(|(_, value)| value.as_ref()?.parse().ok());
-            conf.ndots = value.unwrap_or(conf.ndots);
+            conf.ndots = value.unwrap_or(conf.ndots).min(MAX_NDOTS);
+            conf.options = ResolverOptions::read(&config.options);
         }
         conf.nameservers.truncate(3);
         conf
     }
 
-    /// Returns the fully qualified names glibc asks for, in order, until one exists.
-    pub fn candidates(&self, name: &str) -> Vec<Arc<str>> {
+    /// Returns the fully qualified names a resolver asks for, in order, until one exists. To a name with dots enough musl
+    /// never appends anything (`name_from_dns_search`).
+    pub fn candidates(&self, name: &str, flavour: Flavour) -> Vec<Arc<str>> {
         let name = name.to_ascii_lowercase();
         if name.ends_with('.') {
             return vec![name.into()];
@@ -66,7 +77,9 @@ impl ResolvConf {
             let domain = domain.trim_end_matches('.');
             format!("{name}.{domain}.").into()
         });
-        if dots >= self.ndots {
+        if dots >= self.ndots && flavour.is_musl() {
+            vec![absolute]
+        } else if dots >= self.ndots {
             std::iter::once(absolute).chain(searched).collect()
         } else {
             searched.chain(std::iter::once(absolute)).collect()
@@ -83,7 +96,7 @@ mod tests {
         let namespace = "default".parse().expect("a name");
         let conf = ResolvConf::of_pod(&PodSpec::default(), &namespace, &[], "cluster.local");
         let of = |name: &str| {
-            conf.candidates(name)
+            conf.candidates(name, Flavour::Glibc)
                 .iter()
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()
@@ -98,5 +111,6 @@ mod tests {
             Some("a.b.c.d.e.com.")
         );
         assert_eq!(of("web.other.svc.cluster.local.").len(), 1);
+        assert_eq!(conf.candidates("a.b.c.d.e.com", Flavour::Musl).len(), 1);
     }
 }

@@ -4,8 +4,9 @@
 //! (`conntrack -L`, `conntrack -D`). Stands for `net/netfilter/nf_conntrack_*.c` and `nf_nat_*.c` of Linux 6.18.
 //!
 //! # Fidelity
-//! Leaves out helpers and expectations (FTP and the like), zones, labels, accounting and the clash resolution of
-//! two first packets on two processors: here packets of one namespace are handled one after the other.
+//! Leaves out helpers and expectations (FTP and the like), zones, labels and accounting. Packets of one namespace are
+//! handled one after the other, unless somebody lets those that come at one moment race ([`Conntrack::set_racing`]);
+//! what becomes of two first packets of one connection then is told by [`ClashResolution`](super::release::ClashResolution).
 
 pub mod sctp;
 pub mod state;

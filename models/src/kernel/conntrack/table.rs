@@ -5,11 +5,13 @@
 //! reaches a socket; a packet that is dropped before leaves nothing.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::full::Chains;
 use super::state::{CtSettings, Effect, Proto};
 use super::{CtInfo, CtRef, Direction};
 use crate::base::{Family, FxIndexMap, Time, hash};
+use crate::kernel::release::{ClashResolution, Release};
 use crate::wire::{DevIndex, FiveTuple, Icmp, L4, Manip, Packet, TcpFlags, Transport};
 
 /// One connection.
@@ -29,6 +31,8 @@ pub struct Entry {
     pub replied: bool,
     /// ASSURED: never evicted early.
     pub assured: bool,
+    /// Found by its answers only, and never refreshed (`IPS_NAT_CLASH`).
+    pub(super) clashed: bool,
     /// What translation was set up.
     pub(super) nat: Nat,
     /// Device a masquerading translation took its address from.
@@ -84,6 +88,8 @@ pub struct CtStats {
     pub insert: u64,
     /// Entries that could not be inserted because a tuple was taken.
     pub insert_failed: u64,
+    /// Clashes that were resolved.
+    pub clash_resolve: u64,
     /// Packets dropped because the table was full.
     pub drop: u64,
     /// Entries evicted to make room.
@@ -119,6 +125,21 @@ pub struct Conntrack {
     pub(super) chains: Option<Chains>,
     /// When entries that can go are collected, if a packet was dropped for want of room.
     pub(super) collects_at: Option<Time>,
+    /// What becomes of a packet whose entry is there already when it is to be inserted.
+    pub(in crate::kernel) clashes: ClashResolution,
+    /// Packets that come at one moment do not see each other's entries; how many of them have clashed so far.
+    race: Option<Box<Race>>,
+}
+
+/// Two processors work on what comes in at one moment: neither finds what the other has not inserted yet.
+#[derive(Clone, Debug, Default)]
+struct Race {
+    /// The moment.
+    at: Time,
+    /// Entries inserted at this moment.
+    fresh: Vec<u32>,
+    /// How many packets found a tuple taken when theirs was to be inserted.
+    clashes: u64,
 }
 
 impl Default for Conntrack {
@@ -180,7 +201,31 @@ impl Conntrack {
             earliest: Time::MAX,
             chains: None,
             collects_at: None,
+            clashes: Release::CURRENT.clash_resolution(),
+            race: None,
         }
+    }
+
+    /// Lets packets that come at one moment race, or no longer.
+    pub fn set_racing(&mut self, racing: bool) {
+        self.race = racing.then(Box::default);
+    }
+
+    /// Returns how many packets have clashed since the race began.
+    pub fn raced(&self) -> u64 {
+        self.race.as_ref().map_or(0, |race| race.clashes)
+    }
+
+    /// Whether an entry was inserted at this very moment by a packet that runs beside this one. Once it has been
+    /// answered, whoever comes now comes later.
+    fn is_unseen(&self, ct: CtRef, dir: Direction, now: Time) -> bool {
+        let answered = self.get(ct).is_none_or(|entry| entry.replied);
+        dir == Direction::Original
+            && !answered
+            && self
+                .race
+                .as_ref()
+                .is_some_and(|race| race.at == now && race.fresh.contains(&ct.slot))
     }
 
     /// Returns how many entries there are; some of them may have ended unnoticed (`nf_conntrack_count`).
@@ -231,7 +276,7 @@ impl Conntrack {
         self.slots
             .iter()
             .filter_map(|slot| slot.entry.as_ref())
-            .filter(move |entry| entry.expires > now)
+            .filter(move |entry| entry.expires > now && !entry.clashed)
     }
 
     /// Returns the entry and direction a tuple belongs to; removes the entry if its time is up.
@@ -261,10 +306,13 @@ impl Conntrack {
             .collect()
     }
 
-    /// Whether another connection's packets carry this tuple (`nf_conntrack_tuple_taken`).
+    /// Whether another connection's packets carry this tuple (`nf_conntrack_tuple_taken`). One with the same first tuple
+    /// is this connection itself, of which another packet was faster.
     pub(super) fn is_taken(&mut self, tuple: &FiveTuple, but: CtRef, now: Time) -> bool {
-        self.lookup(tuple, now)
-            .is_some_and(|(found, _)| found != but)
+        self.lookup(tuple, now).is_some_and(|(found, _)| {
+            let original = |ct| self.get(ct).map(|entry| entry.original);
+            found != but && original(found) != original(but)
+        })
     }
 
     /// Attaches a packet to its connection, and begins one where it can (`nf_conntrack_in`).
@@ -291,8 +339,10 @@ impl Conntrack {
         };
         match self.lookup(&tuple, now) {
             Some(_) if senseless(packet) => self.invalid(),
-            Some((ct, dir)) => self.continued(ct, dir, packet, now),
-            None => self.begun(tuple, packet, now),
+            Some((ct, dir)) if !self.is_unseen(ct, dir, now) => {
+                self.continued(ct, dir, packet, now)
+            }
+            Some(_) | None => self.begun(tuple, packet, now),
         }
     }
 
@@ -330,6 +380,10 @@ impl Conntrack {
             (Direction::Original, false) => CtInfo::New,
         };
         match effect {
+            Effect::Refresh(_) if entry.clashed => {
+                (entry.assured, entry.replied) = (false, seen);
+                Tracked::Entry(ct, info)
+            }
             Effect::Refresh(timeout) => {
                 entry.expires = now + timeout;
                 entry.replied = seen;
@@ -384,6 +438,7 @@ impl Conntrack {
             mark: 0,
             replied: false,
             assured: false,
+            clashed: false,
             nat: Nat::default(),
             masquerade: None,
         };
@@ -445,8 +500,11 @@ impl Conntrack {
             if let Some(chains) = &mut self.chains {
                 chains.remove(slot, &entry);
             }
-            self.index.swap_remove(&entry.original);
-            self.index.swap_remove(&entry.reply);
+            for tuple in [entry.original, entry.reply] {
+                if self.index.get(&tuple).is_some_and(|(at, _)| *at == slot) {
+                    self.index.swap_remove(&tuple);
+                }
+            }
             let source = source_of(&entry.original);
             if entry.nat.src
                 && let Some(slots) = self.sources.get_mut(&source)
@@ -461,7 +519,7 @@ impl Conntrack {
     }
 
     /// Inserts the pending entry of a packet that has made it (`__nf_conntrack_confirm`); returns its lasting name,
-    /// or `None` if one of its tuples is taken, and the packet must be dropped.
+    /// or nothing if a tuple is taken and the packet must be dropped.
     pub fn confirm(&mut self, ct: CtRef, now: Time) -> Option<CtRef> {
         if !ct.is_pending() || ct.generation != self.pending_generation {
             return Some(ct);
@@ -470,11 +528,26 @@ impl Conntrack {
             Some(entry) if !self.pending_ended => (entry.original, entry.reply),
             Some(_) | None => return Some(ct),
         };
-        if self.lookup(&original, now).is_some() || self.lookup(&reply, now).is_some() {
-            self.stats.insert_failed += 1;
-            return None;
+        let winner = self.lookup(&original, now);
+        if let Some((winner, _)) = winner.or_else(|| self.lookup(&reply, now)) {
+            return self.resolve_clash(winner, now);
         }
         let entry = self.pending.take()?;
+        let ct = self.insert(entry)?;
+        if let Some(race) = &mut self.race {
+            if race.at != now {
+                race.fresh.clear();
+                race.at = now;
+            }
+            race.fresh.push(ct.slot);
+        }
+        self.index.insert(original, (ct.slot, Direction::Original));
+        self.index.insert(reply, (ct.slot, Direction::Reply));
+        Some(ct)
+    }
+
+    /// Gives an entry its place; its tuples do not lead to it yet.
+    fn insert(&mut self, entry: Entry) -> Option<CtRef> {
         self.stats.insert += 1;
         self.earliest = self.earliest.min(entry.expires);
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -486,7 +559,7 @@ impl Conntrack {
         });
         let place = self.slots.get_mut(slot as usize)?;
         if entry.nat.src {
-            let slots = self.sources.entry(source_of(&original)).or_default();
+            let slots = self.sources.entry(source_of(&entry.original)).or_default();
             slots.push(slot);
         }
         if let Some(chains) = &mut self.chains {
@@ -494,9 +567,42 @@ impl Conntrack {
         }
         place.entry = Some(entry);
         let generation = place.generation;
-        self.index.insert(original, (slot, Direction::Original));
-        self.index.insert(reply, (slot, Direction::Reply));
         Some(CtRef { slot, generation })
+    }
+
+    /// The pending entry's tuple is taken by the entry `winner` (`nf_ct_resolve_clash`): returns the entry the packet
+    /// goes on with, if any.
+    fn resolve_clash(&mut self, winner: CtRef, now: Time) -> Option<CtRef> {
+        /// How long an entry lives that only its answers find (`nf_ct_resolve_clash_harder`).
+        const SHORT: Duration = Duration::from_secs(1);
+        if let Some(race) = &mut self.race {
+            race.clashes += 1;
+        }
+        let (won, lost) = (self.get(winner)?, self.pending.as_ref()?);
+        let may_clash = matches!(lost.proto, Proto::Udp { .. });
+        let translated = |entry: &Entry| entry.nat.src || entry.nat.dst;
+        let alike = won.original == lost.original && won.reply == lost.reply;
+        let merged = match self.clashes {
+            ClashResolution::Untranslated => alike && !translated(won),
+            ClashResolution::Alike | ClashResolution::Both => alike,
+        };
+        if may_clash && merged {
+            self.stats.clash_resolve += 1;
+            return Some(winner);
+        }
+        let reply = lost.reply;
+        let harder = may_clash && self.clashes == ClashResolution::Both;
+        if !harder || self.lookup(&reply, now).is_some() {
+            self.stats.insert_failed += 1;
+            return None;
+        }
+        let mut entry = self.pending.take()?;
+        entry.clashed = true;
+        entry.expires = now + SHORT;
+        self.stats.clash_resolve += 1;
+        let ct = self.insert(entry)?;
+        self.index.insert(reply, (ct.slot, Direction::Reply));
+        Some(ct)
     }
 
     /// Forgets every connection whose masquerading took its address from `dev` (its link went down or its address

@@ -26,6 +26,7 @@ use crate::wire::{Code, Recorder};
 
 use super::config::ConfigError;
 use super::conntrack::Conntrack;
+use super::release::Release;
 use super::{Cx, Netns, Skb};
 use chain::{
     Chain, ChainPolicy, CtStates, Hook, Match, Not, RejectWith, Rule, Ruleset, Table, TableRules,
@@ -639,8 +640,18 @@ impl Netns {
         if !needed {
             self.conntrack = None;
         } else if self.conntrack.is_none() {
-            self.conntrack = Some(Box::new(Conntrack::default()));
+            let mut conntrack = Conntrack::default();
+            conntrack.clashes = self.release.clash_resolution();
+            self.conntrack = Some(Box::new(conntrack));
             self.configure_tracking();
+        }
+    }
+
+    /// The machine runs another kernel.
+    pub fn set_release(&mut self, release: Release) {
+        self.release = release;
+        if let Some(conntrack) = &mut self.conntrack {
+            conntrack.clashes = release.clash_resolution();
         }
     }
 

@@ -623,7 +623,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
                 self.skb.ct = Some(lasting);
                 Ok(())
             }
-            None => Err(Box::new(Ending::drop(Code::NatNoPort))),
+            None => Err(Box::new(Ending::drop(Code::CtInsertClash))),
         }
     }
 

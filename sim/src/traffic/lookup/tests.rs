@@ -9,13 +9,20 @@
 )]
 
 use podwire_models::base::NoChance;
-use podwire_models::wire::DnsRecord;
+use podwire_models::control::dns::options::ResolverOptions;
 
+use super::go::GoLookup;
 use super::*;
 use crate::traffic::coredns::NameServer;
 use crate::traffic::pipe::{Fate, Machine, Pipe, Side, Silence};
 
 impl Machine for Lookup {
+    fn on(&mut self, event: AppEvent, cx: &mut Ctx<'_, NoChance>) {
+        self.handle(event, cx);
+    }
+}
+
+impl Machine for GoLookup {
     fn on(&mut self, event: AppEvent, cx: &mut Ctx<'_, NoChance>) {
         self.handle(event, cx);
     }
@@ -86,7 +93,7 @@ const fn pass(_: usize, _: Side, _: &Packet) -> Fate {
 
 #[test]
 fn a_and_aaaa_leave_together_from_one_port() {
-    for flavour in [Flavour::Glibc, Flavour::Musl] {
+    for flavour in [Flavour::Glibc, Flavour::OldMusl] {
         let known = server("web.cluster.local.", ResponseCode::NxDomain);
         let pipe = Pipe::new(lookup(flavour, 1, &WEB), known, pass).run();
         let asked: Vec<_> = pipe
@@ -121,8 +128,8 @@ fn a_dead_server() {
         (Flavour::Glibc, 1, &WEB, &[0, 5, 10, 15], 20),
         (Flavour::Glibc, 1, &["web.x."], &[0, 5], 10),
         (Flavour::Glibc, 2, &["web.x."], &[0, 5, 10, 15], 20),
-        (Flavour::Musl, 1, &WEB, &[0, 2], 5),
-        (Flavour::Musl, 2, &["web.x."], &[0, 2], 5),
+        (Flavour::OldMusl, 1, &WEB, &[0, 2], 5),
+        (Flavour::OldMusl, 2, &["web.x."], &[0, 2], 5),
         // Five dots: the name as given first, then the first search domain.
         (
             Flavour::Glibc,
@@ -160,7 +167,7 @@ fn a_refusing_server() {
         Code::DnsRefused
     );
     // An unconnected socket hears nothing of it.
-    let pipe = Pipe::new(lookup(Flavour::Musl, 1, &WEB), Silence, refuse).run();
+    let pipe = Pipe::new(lookup(Flavour::OldMusl, 1, &WEB), Silence, refuse).run();
     assert_eq!(pipe.done_millis(), 5000);
 }
 
@@ -169,7 +176,7 @@ fn nodata_goes_on_with_glibc_and_ends_with_musl() {
     let empty = server("web.cluster.local.", ResponseCode::NoError);
     let pipe = Pipe::new(lookup(Flavour::Glibc, 1, &WEB), empty.clone(), pass).run();
     assert!(outcome(&pipe).addresses.is_ok());
-    let pipe = Pipe::new(lookup(Flavour::Musl, 1, &WEB), empty, pass).run();
+    let pipe = Pipe::new(lookup(Flavour::OldMusl, 1, &WEB), empty, pass).run();
     let found = outcome(&pipe);
     assert_eq!(
         (found.addresses.clone().unwrap_err().code, found.queries),
@@ -180,7 +187,7 @@ fn nodata_goes_on_with_glibc_and_ends_with_musl() {
 #[test]
 fn a_name_nobody_knows() {
     let none = server("none.", ResponseCode::NxDomain);
-    for flavour in [Flavour::Glibc, Flavour::Musl] {
+    for flavour in [Flavour::Glibc, Flavour::OldMusl] {
         let pipe = Pipe::new(lookup(flavour, 1, &WEB), none.clone(), pass).run();
         let found = outcome(&pipe);
         let failure = found.addresses.clone().unwrap_err();
@@ -198,7 +205,7 @@ fn servfail_is_asked_twice_then_the_search_goes_on_with_glibc() {
     let pipe = Pipe::new(lookup(Flavour::Glibc, 1, &WEB), failing.clone(), pass).run();
     let found = outcome(&pipe);
     assert_eq!((found.addresses.is_ok(), found.queries), (true, 6));
-    let pipe = Pipe::new(lookup(Flavour::Musl, 1, &WEB), failing, pass).run();
+    let pipe = Pipe::new(lookup(Flavour::OldMusl, 1, &WEB), failing, pass).run();
     let found = outcome(&pipe);
     assert_eq!(found.addresses.clone().unwrap_err().code, Code::DnsServFail);
     // Each of the two queries: once and two more times at once, and all of that again at 2.5 s.
@@ -222,4 +229,54 @@ fn precedence_of_rfc_6724() {
         ips.map(|ip| ip.to_string()),
         ["2001:db8::1", "10.0.0.1", "10.0.0.2", "fd00::1"]
     );
+}
+
+fn go(names: &[&str], options: ResolverOptions) -> GoLookup {
+    let names: Vec<Arc<str>> = names.iter().map(|n| Arc::from(*n)).collect();
+    let server = ["10.96.0.10".parse().unwrap()];
+    let settings = LookupSettings {
+        timeout: options.timeout,
+        attempts: options.attempts,
+        pair: options.pair,
+        ..LookupSettings::new(Flavour::Go, &server)
+    };
+    GoLookup::with_owner(&names, settings, 0)
+}
+
+#[test]
+fn go_has_a_socket_for_each_question_and_goes_on_after_silence() {
+    let known = server("web.svc.cluster.local.", ResponseCode::NxDomain);
+    let pipe = Pipe::new(go(&WEB, ResolverOptions::default()), known, pass).run();
+    let asked = pipe.sent.iter().filter(|(_, side, _)| *side == Side::Left);
+    let ports: Vec<_> = asked.map(|(_, _, p)| p.ports().unwrap().0).collect();
+    assert_eq!(ports, [40_001, 40_002, 40_003, 40_004]);
+    assert_eq!(pipe.closed, 4);
+    assert!(matches!(pipe.outcome(), Outcome::Lookup(found) if found.addresses.is_ok()));
+    // Each candidate costs two attempts of five seconds; the search list is not cut short.
+    let pipe = Pipe::new(go(&WEB, ResolverOptions::default()), Silence, pass).run();
+    assert_eq!(pipe.done_millis(), 50_000);
+    // One lost question is asked again alone.
+    let known = server("web.", ResponseCode::NxDomain);
+    let lose = |n, _, _: &Packet| if n == 1 { Fate::Lose } else { Fate::Pass };
+    let pipe = Pipe::new(go(&["web."], ResolverOptions::default()), known, lose).run();
+    assert_eq!(pipe.millis(Side::Left, |_| true), [0, 0, 5000]);
+}
+
+#[test]
+fn single_request_asks_in_turn() {
+    for (pair, ports) in [
+        (Pair::InTurn, [40_001, 40_001]),
+        (Pair::Reopened, [40_001, 40_002]),
+    ] {
+        let known = server("web.", ResponseCode::NxDomain);
+        let mut glibc = lookup(Flavour::Glibc, 1, &["web."]);
+        glibc.settings.pair = pair;
+        let pipe = Pipe::new(glibc, known, pass).run();
+        let sides: Vec<_> = pipe.sent.iter().map(|(_, side, _)| *side).collect();
+        assert_eq!(sides, [Side::Left, Side::Right, Side::Left, Side::Right]);
+        let asked = pipe.sent.iter().filter(|(_, side, _)| *side == Side::Left);
+        let from: Vec<_> = asked.map(|(_, _, p)| p.ports().unwrap().0).collect();
+        assert_eq!(from, ports);
+        assert!(outcome(&pipe).addresses.is_ok());
+    }
 }

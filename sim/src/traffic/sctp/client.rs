@@ -94,7 +94,7 @@ impl SctpClient {
     pub fn handle<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>) {
         match event {
             AppEvent::Start => self.start(cx),
-            AppEvent::Opened { local, mtu } => self.opened(local, mtu, cx),
+            AppEvent::Opened { local, mtu, .. } => self.opened(local, mtu, cx),
             AppEvent::OpenFailed { errno } => {
                 if self.state == State::Opening {
                     self.fail(errno, cx);

@@ -110,7 +110,10 @@ impl TcpClient {
     pub fn handle<D: Dice>(&mut self, event: AppEvent, cx: &mut Ctx<'_, D>) {
         match event {
             AppEvent::Start => self.start(cx),
-            AppEvent::Opened { local, mtu } => self.opened(local, mtu, cx),
+            AppEvent::Opened { local, mtu, syn } => {
+                self.settings.tcp.syn = syn;
+                self.opened(local, mtu, cx);
+            }
             AppEvent::OpenFailed { errno } => self.open_failed(errno, cx),
             AppEvent::Packet(packet) => self.packet(&packet, cx),
             AppEvent::Error { errno, mtu, .. } => {

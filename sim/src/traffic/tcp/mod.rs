@@ -8,6 +8,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use podwire_models::kernel::sysctl::SynSchedule;
+
 pub mod client;
 pub mod connection;
 pub mod server;
@@ -24,10 +26,8 @@ pub struct TcpSettings {
     pub rto_min: Duration,
     /// Largest retransmission timeout (`tcp_rto_max_ms`).
     pub rto_max: Duration,
-    /// SYN retransmissions with doubling timeout (`tcp_syn_retries`).
-    pub syn_retries: u32,
-    /// SYN retransmissions at the initial timeout that come before (`tcp_syn_linear_timeouts`; 0 before kernel 6.5).
-    pub syn_linear_timeouts: u32,
+    /// SYN retransmissions. A client gets those of its machine when its socket is made.
+    pub syn: SynSchedule,
     /// SYN-ACK retransmissions (`tcp_synack_retries`).
     pub synack_retries: u32,
     /// Retransmissions of data, turned into a time (`tcp_retries2`).
@@ -50,8 +50,7 @@ impl Default for TcpSettings {
             rto_initial: Duration::from_secs(1),
             rto_min: Duration::from_millis(200),
             rto_max: Duration::from_secs(120),
-            syn_retries: 6,
-            syn_linear_timeouts: 4,
+            syn: SynSchedule::default(),
             synack_retries: 5,
             retries2: 15,
             orphan_retries: 8,
@@ -66,8 +65,8 @@ impl Default for TcpSettings {
 impl TcpSettings {
     /// Returns how long to wait for a SYN-ACK after `sent` retransmissions, or `None` to give up now.
     pub fn syn_timeout(&self, sent: u32) -> Option<Duration> {
-        let last = self.syn_retries + self.syn_linear_timeouts;
-        let doublings = sent.saturating_sub(self.syn_linear_timeouts);
+        let last = self.syn.retries + self.syn.linear;
+        let doublings = sent.saturating_sub(self.syn.linear);
         (sent <= last).then(|| self.doubled(self.rto_initial, doublings))
     }
 

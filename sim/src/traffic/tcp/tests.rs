@@ -10,11 +10,20 @@
 use std::time::Duration;
 
 use podwire_models::base::{Errno, NoChance};
+use podwire_models::kernel::release::Release;
 use podwire_models::wire::{Packet, TcpFlags, Transport};
 
 use super::*;
 use crate::traffic::pipe::{Fate, Machine, Pipe, Side, Silence, remote};
-use crate::traffic::{AppEvent, Ctx, Outcome, ProbeOutcome, ProbeResult};
+use crate::traffic::{AppEvent, Ctx, End, Outcome, ProbeOutcome, ProbeResult};
+
+fn opened(local: End) -> AppEvent {
+    AppEvent::Opened {
+        local,
+        mtu: 1500,
+        syn: SynSchedule::default(),
+    }
+}
 
 impl Machine for TcpClient {
     fn on(&mut self, event: AppEvent, cx: &mut Ctx<'_, NoChance>) {
@@ -95,15 +104,9 @@ fn syn_schedule_since_kernel_6_5() {
 
 #[test]
 fn syn_schedule_before_kernel_6_5() {
-    let mut settings = ClientSettings {
-        timeout: None,
-        ..ClientSettings::default()
-    };
-    settings.tcp.syn_linear_timeouts = 0;
-    let pipe = Pipe::new(TcpClient::new(remote(), settings), Silence, |_, _, _| {
-        Fate::Pass
-    })
-    .run();
+    let pipe = Pipe::new(client(None), Silence, |_, _, _| Fate::Pass)
+        .on(Release::new(6, 4))
+        .run();
     let seconds = [0, 1, 3, 7, 15, 31, 63].map(|s| s * 1000);
     assert_eq!(pipe.millis(Side::Left, is_syn), seconds);
     assert_eq!(pipe.done_millis(), 127_000);
@@ -298,7 +301,7 @@ fn a_process_that_hangs_fills_its_queue() {
         let mut asking = client(None);
         let local = (crate::traffic::pipe::local(), port);
         asking.handle(AppEvent::Start, &mut cx);
-        asking.handle(AppEvent::Opened { local, mtu: 1500 }, &mut cx);
+        asking.handle(opened(local), &mut cx);
         for _ in 0..3 {
             for action in std::mem::take(cx.actions) {
                 match action {
@@ -355,7 +358,7 @@ fn rst_after_the_handshake_is_a_reset() {
     };
     asking.handle(AppEvent::Start, &mut cx);
     let local = (crate::traffic::pipe::local(), 40_000);
-    asking.handle(AppEvent::Opened { local, mtu: 1500 }, &mut cx);
+    asking.handle(opened(local), &mut cx);
     for _ in 0..3 {
         let sent: Vec<_> = cx.actions.drain(..).collect();
         for action in sent {

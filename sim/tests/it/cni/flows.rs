@@ -93,7 +93,7 @@ impl UdpProbe {
                 connected: true,
                 port: None,
             }),
-            AppEvent::Opened { local, mtu } => self.send(local, mtu, cx),
+            AppEvent::Opened { local, mtu, .. } => self.send(local, mtu, cx),
             AppEvent::OpenFailed { errno } | AppEvent::SendFailed { errno, .. } => {
                 self.failed = Some(errno);
             }

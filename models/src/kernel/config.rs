@@ -171,6 +171,17 @@ pub enum Change {
         /// The rule.
         rule: Box<Rule>,
     },
+    /// `iptables -t table -D chain …`.
+    DeleteRule {
+        /// Address family.
+        family: Family,
+        /// Table.
+        table: Table,
+        /// Chain.
+        chain: Arc<str>,
+        /// The rule.
+        rule: Box<Rule>,
+    },
     /// `nft -f`: all of it or nothing.
     Nft(Vec<NftCommand>),
 }
@@ -390,6 +401,15 @@ impl fmt::Display for Change {
                     (Some(at), Some(rest)) => format!("-I {chain} {}{rest}", at + 1),
                     (Some(_) | None, _) => line,
                 };
+                write!(f, "{} -t {} {line}", iptables_tool(*family), table.name())
+            }
+            Self::DeleteRule {
+                family,
+                table,
+                chain,
+                rule,
+            } => {
+                let line = rule_line(chain, rule, *family).replacen("-A", "-D", 1);
                 write!(f, "{} -t {} {line}", iptables_tool(*family), table.name())
             }
             Self::Nft(commands) => {

@@ -188,6 +188,12 @@ impl Netns {
                 at,
                 rule,
             } => self.add_rule(*family, *table, chain, *at, (**rule).clone()),
+            Change::DeleteRule {
+                family,
+                table,
+                chain,
+                rule,
+            } => self.delete_rule(*family, *table, chain, rule),
             Change::Nft(commands) => self.apply_nft(commands),
         }
     }

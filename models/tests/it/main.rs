@@ -22,4 +22,5 @@ mod save_laws;
 mod service_path;
 mod track_facts;
 mod walk_facts;
+mod nft_facts;
 mod proxy_facts;

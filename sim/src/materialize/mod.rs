@@ -45,8 +45,9 @@ pub fn scripts(cluster: &Cluster, prefix: &Prefix) -> Scripts {
 
 const HEAD: &str = "\
 #!/bin/sh
-# Written by podwire materialize. Needs root, iproute2 and iptables. Everything stays inside network namespaces of its
-# own. IPTABLES chooses a back end by the suffix of its commands: IPTABLES=-legacy or IPTABLES=-nft.
+# Written by podwire materialize. Needs root, iproute2, iptables, and nft where a node has such tables. Everything stays
+# inside network namespaces of its own. IPTABLES chooses a back end by the suffix of its commands: IPTABLES=-legacy or
+# IPTABLES=-nft.
 set -eu
 ";
 
@@ -218,6 +219,13 @@ fn inside(text: &mut String, netns: &Netns, name: &str) {
     batch(text, "bridge", name, &forwarding(netns));
     for family in Family::ALL {
         rules(text, netns, name, family);
+    }
+    // After those of iptables, as most nodes have them: of chains with one priority the last made is the first.
+    let nft = netns.netfilter.as_ref().and_then(|filter| filter.nft());
+    if let Some(nft) = nft {
+        line(text, &format!("ip netns exec {name} nft -f - <<'EOF'"));
+        text.push_str(&nft.list());
+        text.push_str("EOF\n");
     }
 }
 

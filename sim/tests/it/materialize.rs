@@ -3,7 +3,10 @@
 use podwire::lab::{Lab, Plan};
 use podwire::materialize::{self, Prefix};
 use podwire_models::api::Objects;
+use podwire_models::cluster::Cluster;
 use podwire_models::control::cni::Cni;
+use podwire_models::kernel::config::Change;
+use podwire_models::kernel::netfilter::nft::{NftCommand, NftFamily, TableId};
 
 fn scripts(cni: Cni, prefix: &str) -> materialize::Scripts {
     let mut plan = Plan::default();
@@ -44,4 +47,21 @@ fn tunnels_know_their_peers() {
     for wanted in ["type vxlan id 1 local ", "fdb append ", "nud permanent"] {
         assert!(build.contains(wanted), "{wanted}");
     }
+}
+
+#[test]
+fn tables_of_nftables_are_made_as_nft_lists_them() {
+    let mut cluster = Cluster::default();
+    let node = cluster.add_netns("node/a");
+    let table = TableId::new(NftFamily::Ip, "cni_hostport");
+    let command = NftCommand::AddTable {
+        table,
+        comment: Some("CNI portmap plugin".into()),
+    };
+    let change = Change::Nft(vec![command]);
+    cluster.configure(node, &change).unwrap();
+    let build = materialize::scripts(&cluster, &"podwire".parse().unwrap()).build;
+    let wanted =
+        " nft -f - <<'EOF'\ntable ip cni_hostport {\n\tcomment \"CNI portmap plugin\"\n}\nEOF\n";
+    assert!(build.contains(wanted), "{build}");
 }

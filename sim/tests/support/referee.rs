@@ -116,7 +116,7 @@ pub(crate) const PARTS: &[Part] = &[
     ),
     part(
         "cni-calls",
-        "CNI plugins `bridge`, `ptp`, `host-local`, `static`, `portmap`, `loopback` as programs: results, errors, files, and the state they leave: devices, addresses, routes, rules, bridge ports, permanent forwarding entries, iptables, nftables, settings",
+        "CNI plugins `bridge`, `ptp`, `host-local`, `static`, `portmap`, `firewall`, `tuning`, `loopback` as programs: results, errors, files, and the state they leave: devices, addresses, routes, rules, bridge ports, permanent forwarding entries, iptables, nftables, settings",
         "containernetworking/plugins 1.9.1",
         "sim/tests/it/oracle_cni.rs",
     ),

@@ -13,6 +13,9 @@ pub const ALL_VERSIONS: [&str; 7] = [
     "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
 ];
 
+/// Versions that know CHECK.
+pub(super) const SINCE_0_4: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
+
 /// The newest version of the specification.
 const NEWEST: &str = "1.1.0";
 

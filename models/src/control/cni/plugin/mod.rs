@@ -21,11 +21,13 @@ mod veth;
 mod nft;
 mod masquerade;
 mod bridge;
+mod firewall;
 pub mod host_local;
 mod loopback;
 pub mod portmap;
 mod ptp;
 mod static_ipam;
+mod tuning;
 
 use std::collections::BTreeMap;
 
@@ -40,6 +42,8 @@ pub type Files = BTreeMap<String, String>;
 pub enum Plugin {
     /// A veth pair on a bridge.
     Bridge,
+    /// A container's packets let pass.
+    Firewall,
     /// Addresses from ranges, kept in files of the node.
     HostLocal,
     /// `lo` up and down.
@@ -50,28 +54,34 @@ pub enum Plugin {
     Ptp,
     /// Addresses from the configuration.
     Static,
+    /// Settings of a container's namespace and device.
+    Tuning,
 }
 
 impl Plugin {
     /// All plugins.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Bridge,
+        Self::Firewall,
         Self::HostLocal,
         Self::Loopback,
         Self::Portmap,
         Self::Ptp,
         Self::Static,
+        Self::Tuning,
     ];
 
     /// Returns the name of the program.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
+            Self::Firewall => "firewall",
             Self::HostLocal => "host-local",
             Self::Loopback => "loopback",
             Self::Portmap => "portmap",
             Self::Ptp => "ptp",
             Self::Static => "static",
+            Self::Tuning => "tuning",
         }
     }
 
@@ -80,15 +90,31 @@ impl Plugin {
         Self::ALL.into_iter().find(|plugin| plugin.name() == name)
     }
 
+    /// Returns the versions of the specification that the plugin supports.
+    const fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Firewall => &call::SINCE_0_4,
+            Self::Bridge
+            | Self::HostLocal
+            | Self::Loopback
+            | Self::Portmap
+            | Self::Ptp
+            | Self::Static
+            | Self::Tuning => &call::ALL_VERSIONS,
+        }
+    }
+
     /// Calls the plugin, as a runtime or another plugin would.
     pub fn call(self, call: &Call<'_>, machine: &mut dyn Machine) -> Answer {
-        call::dispatch(call, &call::ALL_VERSIONS, |verb| match self {
+        call::dispatch(call, self.versions(), |verb| match self {
             Self::Bridge => bridge::run(verb, call, machine),
+            Self::Firewall => firewall::run(verb, call, machine),
             Self::HostLocal => host_local::run(verb, call, machine.files()),
             Self::Loopback => loopback::run(verb, call, machine),
             Self::Portmap => portmap::program::run(verb, call, machine),
             Self::Ptp => ptp::run(verb, call, machine),
             Self::Static => static_ipam::run(verb, call),
+            Self::Tuning => tuning::run(verb, call, machine),
         })
     }
 }

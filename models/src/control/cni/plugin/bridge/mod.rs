@@ -3,10 +3,11 @@
 //! Source: containernetworking `plugins/main/bridge`, nine commits after v1.9.1.
 //!
 //! # Fidelity
-//! VLANs are refused as by a kernel without bridge VLAN filtering. Leaves out the nftables rules of `macspoofchk`.
+//! VLANs are refused as by a kernel without bridge VLAN filtering.
 
 mod check;
 mod config;
+mod spoof;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::base::{Family, Mac, OriginId};
 use crate::kernel::config::{Change, ConfigError, NewLink, NewLinkKind};
 use crate::kernel::link::{Device, DeviceKind, PortFlags, Scope};
 use config::Config;
+use spoof::SpoofCheck;
 
 /// Runs the plugin's own code.
 pub(super) fn run(
@@ -60,6 +62,32 @@ fn add(call: &Call<'_>, config: &Config, machine: &mut dyn Machine) -> Result<Va
     let (host, container) =
         veth::set_up(call.netns, call.ifname, config.mtu, &config.mac, machine)?;
     connect(&host.name, config, machine).map_err(PluginError::internal)?;
+    let check = config
+        .mac_spoof_check
+        .then(|| SpoofCheck::new(call.container_id, call.ifname));
+    if let Some(check) = &check {
+        let own = veth::device(machine, At::Path(call.netns), call.ifname);
+        let own = own.map_or(Mac::ZERO, |device| device.mac);
+        check
+            .set_up(&host.name, own, machine)
+            .map_err(PluginError::internal)?;
+    }
+    let attached = attach(call, config, mac, [host, container], machine);
+    if let (Err(_), Some(check)) = (&attached, &check) {
+        check.tear_down(machine);
+    }
+    attached
+}
+
+/// What follows once the pair is there and hangs on the bridge.
+fn attach(
+    call: &Call<'_>,
+    config: &Config,
+    mac: Mac,
+    [host, container]: [Interface; 2],
+    machine: &mut dyn Machine,
+) -> Result<Value, PluginError> {
+    let routed = !config.net.ipam.is_empty();
     let bridge = Interface {
         name: config.bridge.clone(),
         ..Interface::default()
@@ -308,6 +336,9 @@ fn delete(call: &Call<'_>, config: &Config, machine: &mut dyn Machine) -> Result
     };
     if routed {
         ipam::run(Verb::Del, call, &config.net, machine)?;
+    }
+    if there && config.mac_spoof_check {
+        SpoofCheck::new(call.container_id, call.ifname).tear_down(machine);
     }
     if there && routed && config.ip_masq {
         masquerade::tear_down(&nets, config.net.attachment(call), machine)

@@ -12,6 +12,7 @@
 
 mod nftables;
 pub(super) mod program;
+mod told;
 
 use std::net::IpAddr;
 use std::sync::Arc;

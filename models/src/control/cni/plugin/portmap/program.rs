@@ -14,6 +14,7 @@ use super::super::masquerade::nat_table;
 use super::super::net_conf::NetConf;
 use super::super::result::CniResult;
 use super::nftables::{self, Wanted};
+use super::told;
 use super::{
     DNAT, Forwarding, Marking, PortMapping, Snat, chain_name, container_rules, entries, forward,
     unforward,
@@ -41,6 +42,8 @@ enum Backend {
     Iptables {
         marking: Marking,
         conditions: [Vec<Match>; 2],
+        /// The conditions as they are written.
+        words: [Vec<String>; 2],
     },
     Nftables {
         conditions: [Vec<NftMatch>; 2],
@@ -234,6 +237,7 @@ impl Raw {
                     conditions(v4, iptables_matches)?,
                     conditions(v6, iptables_matches)?,
                 ],
+                words: [v4.clone(), v6.clone()],
             }),
             "nftables" => Ok(Backend::Nftables {
                 conditions: [
@@ -357,6 +361,7 @@ fn map_ports(
         Backend::Iptables {
             marking,
             conditions,
+            ..
         } => {
             let wanted = config.forwarding(call, marking, pick(conditions, family));
             let edit = forward(&nat_table(machine, family), address, &wanted);
@@ -414,13 +419,14 @@ fn check(call: &Call<'_>, config: &Config, machine: &dyn Machine) -> Result<(), 
             Backend::Iptables {
                 marking,
                 conditions,
+                words,
             } => {
                 let wanted = config.forwarding(call, marking, pick(conditions, family));
                 let name = match family {
                     Family::V4 => "ipv4",
                     Family::V6 => "ipv6",
                 };
-                chain_as_made(*address, &wanted, family, machine)
+                chain_as_made(*address, &wanted, pick(words, family), machine)
                     .map_err(|e| format!("could not check {name} dnat: {e}"))?;
             }
             Backend::Nftables { conditions } => {
@@ -435,10 +441,10 @@ fn check(call: &Call<'_>, config: &Config, machine: &dyn Machine) -> Result<(), 
 fn chain_as_made(
     address: IpNet,
     wanted: &Forwarding<'_>,
-    family: Family,
+    words: &[String],
     machine: &dyn Machine,
 ) -> Result<(), String> {
-    let table = nat_table(machine, family);
+    let table = nat_table(machine, Family::of_net(address));
     let own = chain_name(wanted.network, wanted.container_id);
     let missing = || format!("chain {own} not found in iptables table nat");
     let chain = table.chains.get(&own).ok_or_else(missing)?;
@@ -448,12 +454,18 @@ fn chain_as_made(
         rules.iter().all(|rule| chain.rules.contains(rule))
     });
     if !complete {
-        return Err(format!("rules in chain {own} not found in table nat"));
+        let rules = told::container_rules(address, wanted);
+        return Err(format!(
+            "rule {rules} in chain {own} not found in table nat"
+        ));
     }
     let entered = table.chains.get(DNAT);
     let entered = |rule| entered.is_some_and(|chain| chain.rules.contains(rule));
     if !entries(&own, wanted).iter().all(entered) {
-        return Err(format!("rules in chain {DNAT} not found in table nat"));
+        let rules = told::entries(wanted, words);
+        return Err(format!(
+            "rule {rules} in chain {DNAT} not found in table nat"
+        ));
     }
     Ok(())
 }

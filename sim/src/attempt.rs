@@ -19,6 +19,7 @@ use crate::program::Program;
 use crate::scenario::address::{PortRef, Target, Thing};
 use crate::simulation::{Simulation, Witness};
 use crate::source::OriginTable;
+use crate::trace::names::Names;
 use crate::trace::record::{Record, Trace, TraceRecorder};
 use crate::traffic::icmp::PingSettings;
 use crate::traffic::lookup::LookupSettings;
@@ -470,6 +471,67 @@ pub fn or_stale<'r>(
     } else {
         code
     }
+}
+
+/// Returns [`Code::EpRemovalLag`] or [`Code::StaleRules`] for a refusal or loss on the way if a rule of a node sent the packets to a
+/// pod that is being deleted, or gone.
+pub fn or_lagging<'r>(
+    code: Code,
+    records: impl Iterator<Item = &'r Record>,
+    lab: &Lab,
+    names: &Names,
+) -> Code {
+    let missed = matches!(
+        code,
+        Code::PortClosed
+            | Code::RouteNone
+            | Code::RouteBlackhole
+            | Code::RouteUnreachable
+            | Code::NeighUnresolved
+            | Code::DeviceDown
+            | Code::TtlExceeded
+            | Code::NoAnswer
+    );
+    let found = if missed { lagging(records, lab) } else { None };
+    let Some((record, _)) = found else {
+        return code;
+    };
+    let node = names.node_at(&record.place);
+    if node.is_some_and(|node| lab.stopped.iter().any(|name| name.as_str() == node)) {
+        Code::StaleRules
+    } else {
+        Code::EpRemovalLag
+    }
+}
+
+/// Returns the last step in which a rule sent a packet to a pod that is being deleted, or gone, and that pod.
+pub fn lagging<'r, 'l>(
+    records: impl Iterator<Item = &'r Record>,
+    lab: &'l Lab,
+) -> Option<(&'r Record, &'l Pod)> {
+    let mut by_rule: BTreeSet<PacketId> = BTreeSet::new();
+    let mut found = None;
+    for record in records {
+        let Some(packet) = record.step.packet.as_ref().map(Head::id) else {
+            continue;
+        };
+        if let Action::Matched { target, .. } = &record.step.action
+            && target.starts_with("DNAT")
+        {
+            by_rule.insert(packet);
+        }
+        if let Action::Translated {
+            manip: Manip::Destination,
+            to,
+            undo: false,
+            ..
+        } = &record.step.action
+            && by_rule.contains(&packet)
+        {
+            found = lab.leaving(to.0).map(|pod| (record, pod));
+        }
+    }
+    found
 }
 
 /// Returns the step that translated a packet to an address that nobody has any more, if no rule of any node chose that

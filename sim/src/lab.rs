@@ -66,6 +66,8 @@ pub struct Lab {
     pub stopped: BTreeSet<ObjectName>,
     /// Whether agents on the nodes know of policies.
     pub policed: bool,
+    /// Pods that were deleted, by the addresses they had.
+    pub gone: BTreeMap<IpAddr, Pod>,
 }
 
 impl Lab {
@@ -99,6 +101,7 @@ impl Lab {
             programmed,
             stopped: BTreeSet::new(),
             policed,
+            gone: BTreeMap::new(),
         }
     }
 
@@ -292,9 +295,22 @@ impl Lab {
         })
     }
 
-    /// Writes the slices that follow from the objects as they are now.
-    pub fn refresh_slices(&mut self) {
-        self.slices = all_slices(&self.objects);
+    /// Returns the pod that has an address, or had it last, if it is being deleted or gone.
+    pub fn leaving(&self, ip: IpAddr) -> Option<&Pod> {
+        let mut pods = self.objects.pods.values();
+        let there = pods.find(|pod| !pod.spec.host_network && pod.pod_ips.contains(&ip));
+        match there {
+            Some(pod) => Some(pod).filter(|pod| pod.deleting),
+            None => self.gone.get(&ip),
+        }
+    }
+
+    /// Writes the slices that follow from the objects as they are now; returns whether they are others than before.
+    pub fn refresh_slices(&mut self) -> bool {
+        let slices = all_slices(&self.objects);
+        let changed = self.slices != slices;
+        self.slices = slices;
+        changed
     }
 
     /// Works out the names that follow from Services and slices as they are now.

@@ -263,6 +263,13 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         });
     }
 
+    /// Returns the applications of a namespace whose names are meant.
+    pub fn apps_in(&self, netns: NetnsId, meant: impl Fn(&str) -> bool) -> Vec<AppId> {
+        let all = (0..).map(AppId).zip(self.apps.iter());
+        let here = all.filter(|(_, app)| app.netns == netns && meant(&app.name));
+        here.map(|(id, _)| id).collect()
+    }
+
     /// Lets an application begin at a moment.
     pub fn start_at(&mut self, at: Time, app: AppId) {
         self.schedule(at, Event::Start { app });
@@ -713,11 +720,16 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         let ends = |owner: &Owner| {
             owner.l4 == l4 && owner.local == local && owner.remote.is_none_or(|r| r == remote)
         };
-        let found = self
-            .owners
-            .iter()
-            .find(|((n, _), owner)| *n == netns && ends(owner));
-        let Some((&(_, socket), _)) = found else {
+        // Almost always it is connected, and the machine knows it.
+        let space = self.machines.cluster.netns(netns);
+        let connected = space.and_then(|space| space.sockets.connected(l4, local, remote));
+        let connected = connected.filter(|socket| self.owners.contains_key(&(netns, *socket)));
+        let owned = || {
+            let mut all = self.owners.iter();
+            let found = all.find(|((n, _), owner)| *n == netns && ends(owner));
+            found.map(|(&(_, socket), _)| socket)
+        };
+        let Some(socket) = connected.or_else(owned) else {
             return;
         };
         Arc::make_mut(&mut self.owners).swap_remove(&(netns, socket));

@@ -37,7 +37,7 @@ pub use service::{
     ClusterIp, IngressIp, IpFamilyPolicy, IpMode, Service, ServicePort, ServiceType,
     SessionAffinity, TrafficDistribution, TrafficPolicy,
 };
-pub use workload::{PodTemplate, Workload, WorkloadKind};
+pub use workload::{PodTemplate, Share, Strategy, Workload, WorkloadKind};
 
 /// A port named by its number or by the name a container gave it (`intstr.IntOrString`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

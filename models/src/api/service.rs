@@ -63,6 +63,24 @@ pub struct Service {
 }
 
 impl Service {
+    /// Whether another state of the Service is the same to kube-proxy, which looks neither at selectors nor at metadata.
+    pub fn same_to_proxies(&self, other: &Self) -> bool {
+        let seen = |service: &Self| {
+            let mut seen = service.clone();
+            seen.labels = Labels::default();
+            seen.annotations = Labels::default();
+            seen.selector = None;
+            seen.selector_origin = OriginId::NONE;
+            seen.origin = OriginId::NONE;
+            for port in &mut seen.ports {
+                port.origin = OriginId::NONE;
+                port.target_port = PortRef::Number(0);
+            }
+            seen
+        };
+        seen(self) == seen(other)
+    }
+
     /// Returns a `ClusterIP` Service without an address, a selector or ports.
     pub const fn new(key: ObjectKey) -> Self {
         Self {

@@ -1,5 +1,5 @@
 //! What makes pods: Deployment, `ReplicaSet`, `StatefulSet`, `DaemonSet`, Job, `CronJob`.
-//! Leaves out: update strategies' parameters, volume claim templates, history limits.
+//! Leaves out: update strategies of `StatefulSet`s and `DaemonSet`s, volume claim templates, history limits.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +31,10 @@ pub struct Workload {
     pub selector: Option<Selector>,
     /// What its pods look like.
     pub template: PodTemplate,
+    /// How a Deployment replaces pods of an earlier template.
+    pub strategy: Strategy,
+    /// Seconds a pod must have been ready to count as available.
+    pub min_ready_seconds: u32,
     /// The headless Service of a `StatefulSet`.
     pub service_name: Option<Arc<str>>,
     /// The number of a `StatefulSet`'s first pod.
@@ -41,6 +45,60 @@ pub struct Workload {
     pub suspend: bool,
     /// Where it was written.
     pub origin: OriginId,
+}
+
+/// How a Deployment replaces pods of an earlier template (`spec.strategy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// All old pods go before any new one is made.
+    Recreate,
+    /// A few at a time.
+    RollingUpdate {
+        /// How many pods there may be beyond `replicas`.
+        max_surge: Share,
+        /// How many of `replicas` may be missing.
+        max_unavailable: Share,
+    },
+}
+
+impl Default for Strategy {
+    fn default() -> Self {
+        Self::RollingUpdate {
+            max_surge: Share::Percent(25),
+            max_unavailable: Share::Percent(25),
+        }
+    }
+}
+
+/// A number of pods, or a share of them (`IntOrString`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// So many.
+    Number(u32),
+    /// So many of a hundred.
+    Percent(u32),
+}
+
+impl Share {
+    /// Returns how many of `replicas` that is, shares rounded up.
+    pub fn rounded_up(self, replicas: u32) -> u32 {
+        self.of(replicas, u64::div_ceil)
+    }
+
+    /// Returns how many of `replicas` that is, shares rounded down.
+    pub fn rounded_down(self, replicas: u32) -> u32 {
+        self.of(replicas, |part, whole| part / whole)
+    }
+
+    fn of(self, replicas: u32, divide: impl Fn(u64, u64) -> u64) -> u32 {
+        match self {
+            Self::Number(number) => number,
+            Self::Percent(percent) => {
+                let hundredfold = u64::from(replicas) * u64::from(percent);
+                u32::try_from(divide(hundredfold, 100)).unwrap_or(u32::MAX)
+            }
+        }
+    }
 }
 
 /// The kinds that make pods.

@@ -11,7 +11,7 @@ use super::api_server;
 use super::install::Site;
 use crate::api::{
     ClusterIp, Container, ContainerPort, Node, Objects, Phase, Pod, PodSpec, PodTemplate, PortRef,
-    Service, ServicePort, ServiceType, Workload, WorkloadKind,
+    Service, ServicePort, ServiceType, Share, Strategy, Workload, WorkloadKind,
 };
 use crate::base::addr::nth_addr;
 use crate::base::{
@@ -215,6 +215,12 @@ fn add_dns(objects: &mut Objects, site: &Site) {
             spec: Arc::new(spec),
             origin: OriginId::NONE,
         },
+        // kubeadm's manifest says so.
+        strategy: Strategy::RollingUpdate {
+            max_surge: Share::Percent(25),
+            max_unavailable: Share::Number(1),
+        },
+        min_ready_seconds: 0,
         service_name: None,
         ordinals_start: 0,
         schedule: None,

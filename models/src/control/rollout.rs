@@ -4,15 +4,16 @@
 //! rolling update, a replacement, or nothing.
 //!
 //! # Fidelity
-//! Rolling updates have the defaults `maxSurge: 25%` and `maxUnavailable: 25%`; a strategy in the manifest is listed as
-//! not modelled. Of several pods that could go, those whose names come last go first, after those that are not ready;
-//! the real order also looks at nodes, ages and restarts. A `StatefulSet` makes all its pods at once. Jobs and
-//! `CronJob`s do nothing after the start.
+//! Of several pods that could go, those of equal rank go by name from the end; the real order looks at ages and restarts. A
+//! Deployment that is scaled in the middle of an update does not spread the difference over its `ReplicaSet`s. A `StatefulSet` makes
+//! all its pods at once. Jobs and `CronJob`s do nothing after the start.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use super::workloads;
-use crate::api::{Node, Objects, Pod, Workload, WorkloadKind};
+use crate::api::{Objects, Pod, Strategy, Workload, WorkloadKind};
 use crate::base::{ObjectKey, ObjectName, Selector};
 
 /// What is to be done now.
@@ -56,102 +57,137 @@ pub fn owns(workload: &Workload, pod: &Pod) -> bool {
         .is_some_and(|s| !Selector::is_empty(s) && s.matches(&pod.labels))
 }
 
-/// Returns what a workload's controller does. `outdated` are pods of an earlier template, `used` names that a pod has or
-/// had.
-pub fn step(
-    workload: &Workload,
-    objects: &Objects,
-    outdated: &BTreeSet<ObjectKey>,
-    used: &BTreeSet<ObjectKey>,
-) -> Step {
+/// What a controller knows besides the objects.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// Pods of an earlier template.
+    pub outdated: &'a BTreeSet<ObjectKey>,
+    /// Names that a pod has or had.
+    pub used: &'a BTreeSet<ObjectKey>,
+    /// Whether a pod has been ready for `minReadySeconds`.
+    pub available: &'a dyn Fn(&Pod) -> bool,
+}
+
+impl fmt::Debug for Known<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known")
+            .field("outdated", self.outdated)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns what a workload's controller does.
+pub fn step(workload: &Workload, objects: &Objects, known: &Known<'_>) -> Step {
     match workload.kind {
-        WorkloadKind::Deployment => rolling(workload, objects, outdated, used),
+        WorkloadKind::Deployment => deployment(workload, objects, known),
         WorkloadKind::ReplicaSet | WorkloadKind::ReplicationController => {
-            rolling(workload, objects, &BTreeSet::new(), used)
+            let pods = owned(workload, objects);
+            scale(workload, &pods, workload.replicas as usize, known)
         }
-        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => named(workload, objects, outdated),
+        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => {
+            named(workload, objects, known.outdated)
+        }
         WorkloadKind::Job | WorkloadKind::CronJob => Step::default(),
     }
 }
 
-/// A quarter of `replicas`, rounded up.
-const fn surge(replicas: u32) -> usize {
-    replicas.div_ceil(4) as usize
+/// How many pods a rolling update may add to `replicas`, and how many may be missing (`ResolveFenceposts`).
+pub fn fenceposts(strategy: Strategy, replicas: u32) -> (u32, u32) {
+    match strategy {
+        Strategy::Recreate => (0, replicas),
+        Strategy::RollingUpdate {
+            max_surge,
+            max_unavailable,
+        } => {
+            let surge = max_surge.rounded_up(replicas);
+            let unavailable = max_unavailable.rounded_down(replicas);
+            // Otherwise nothing could ever move.
+            let stuck = surge == 0 && unavailable == 0;
+            (surge, if stuck { 1 } else { unavailable.min(replicas) })
+        }
+    }
 }
 
-/// A quarter of `replicas`, rounded down.
-const fn unavailable(replicas: u32) -> usize {
-    (replicas / 4) as usize
-}
-
-fn rolling(
-    workload: &Workload,
-    objects: &Objects,
-    outdated: &BTreeSet<ObjectKey>,
-    used: &BTreeSet<ObjectKey>,
-) -> Step {
+fn deployment(workload: &Workload, objects: &Objects, known: &Known<'_>) -> Step {
     let wanted = workload.replicas as usize;
     let pods = owned(workload, objects);
     let (old, new): (Vec<&Pod>, Vec<&Pod>) = pods
-        .into_iter()
-        .partition(|pod| outdated.contains(&pod.key));
-    let mut step = Step::default();
-    let room = if old.is_empty() {
-        wanted
-    } else {
-        (wanted + surge(workload.replicas)).saturating_sub(old.len())
-    };
-    let missing = wanted.min(room).saturating_sub(new.len());
-    step.create = fresh(workload, &objects.nodes, used, missing);
-    let surplus = new.len().saturating_sub(wanted);
-    step.delete.extend(victims(&new).take(surplus).cloned());
-    // Old pods that serve nobody go at once, the others as far as enough remain.
-    let ready = |pods: &[&Pod]| pods.iter().filter(|pod| pod.ready == Some(true)).count();
-    let least = wanted.saturating_sub(unavailable(workload.replicas));
-    let mut spare = (ready(&old) + ready(&new)).saturating_sub(least);
-    for pod in victims(&old) {
-        let serves = old
-            .iter()
-            .any(|old| old.key == *pod && old.ready == Some(true));
-        if !serves {
-            step.delete.push(pod.clone());
-        } else if spare > 0 {
-            spare -= 1;
-            step.delete.push(pod.clone());
+        .iter()
+        .copied()
+        .partition(|pod| known.outdated.contains(&pod.key));
+    match workload.strategy {
+        Strategy::Recreate => {
+            let there = |key: &ObjectKey| objects.pods.get(key).is_some_and(|pod| !pod.ended());
+            if known.outdated.iter().any(there) {
+                let delete = old.iter().map(|pod| pod.key.clone()).collect();
+                return Step {
+                    delete,
+                    ..Step::default()
+                };
+            }
+            scale(workload, &new, wanted, known)
+        }
+        Strategy::RollingUpdate { .. } if old.is_empty() => scale(workload, &new, wanted, known),
+        Strategy::RollingUpdate { .. } => {
+            let (surge, unavailable) = fenceposts(workload.strategy, workload.replicas);
+            // The new ReplicaSet grows as far as all pods together may (`NewRSNewReplicas`).
+            let room = (wanted + surge as usize).saturating_sub(pods.len());
+            let grown = new.len() + room.min(wanted.saturating_sub(new.len()));
+            let mut step = scale(workload, &new, grown.min(wanted), known);
+            // The old ones shrink as far as enough are available (`reconcileOldReplicaSets`): those that serve nobody, then others.
+            let least = wanted.saturating_sub(unavailable as usize);
+            let available = |pods: &[&Pod]| {
+                let pods = pods.iter().filter(|pod| (known.available)(pod));
+                pods.count()
+            };
+            let (old_available, new_available) = (available(&old), available(&new));
+            let most = (old.len() + new_available).saturating_sub(least);
+            let unhealthy = (old.len() - old_available).min(most);
+            let healthy = (old_available + new_available).saturating_sub(least);
+            let goes = victims(&old).take(unhealthy + healthy);
+            step.delete.extend(goes.cloned());
+            step
         }
     }
-    step
 }
 
-/// Pods in the order in which they go: those that are not ready first, then by name from the end.
+/// Makes pods that are missing, and deletes those that are too many.
+fn scale(workload: &Workload, pods: &[&Pod], wanted: usize, known: &Known<'_>) -> Step {
+    let missing = wanted.saturating_sub(pods.len());
+    let surplus = pods.len().saturating_sub(wanted);
+    let free = workloads::numbered(workload, |key| !known.used.contains(key));
+    Step {
+        create: free.take(missing).collect(),
+        delete: victims(pods).take(surplus).cloned().collect(),
+    }
+}
+
+/// Pods in the order in which they go (`ActivePodsWithRanks`): those without a node, those without an address, those
+/// that are not ready, those whose `pod-deletion-cost` is lower, those that share their node with more of their kind.
 fn victims<'a>(pods: &[&'a Pod]) -> impl Iterator<Item = &'a ObjectKey> {
+    let mut on_node: BTreeMap<&ObjectName, usize> = BTreeMap::new();
+    for node in pods.iter().filter_map(|pod| pod.node_name.as_ref()) {
+        *on_node.entry(node).or_default() += 1;
+    }
+    let rank = |pod: &Pod| {
+        let node = pod.node_name.as_ref();
+        let neighbours = node.and_then(|node| on_node.get(node)).copied();
+        let cost = pod.annotations.get(DELETION_COST);
+        let cost: i32 = cost.and_then(|cost| cost.parse().ok()).unwrap_or(0);
+        let first = (
+            node.is_some(),
+            !pod.pod_ips.is_empty(),
+            pod.ready == Some(true),
+        );
+        (first, cost, Reverse(neighbours))
+    };
     let mut order: Vec<&Pod> = pods.to_vec();
-    order.sort_by(|a, b| {
-        let ready = |pod: &Pod| pod.ready == Some(true);
-        ready(a).cmp(&ready(b)).then_with(|| b.key.cmp(&a.key))
-    });
+    order.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.key.cmp(&a.key)));
     order.into_iter().map(|pod| &pod.key)
 }
 
-/// Pods with names that nobody has or had.
-fn fresh(
-    workload: &Workload,
-    nodes: &BTreeMap<ObjectName, Node>,
-    used: &BTreeSet<ObjectKey>,
-    count: usize,
-) -> Vec<Pod> {
-    if count == 0 {
-        return Vec::new();
-    }
-    let enough = used.len() + count;
-    let many = Workload {
-        replicas: u32::try_from(enough).unwrap_or(u32::MAX),
-        ..workload.clone()
-    };
-    let pods = workloads::pods_of(&many, nodes);
-    let free = pods.into_iter().filter(|pod| !used.contains(&pod.key));
-    free.take(count).collect()
-}
+/// The annotation that says which pods may rather go.
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// Workloads whose pods have fixed names: those that are missing are made, those that are too many or outdated go. One
 /// outdated pod at a time, and only while all others are ready.
@@ -175,4 +211,28 @@ fn named(workload: &Workload, objects: &Objects, outdated: &BTreeSet<ObjectKey>)
     let missing = |pod: &Pod| !objects.pods.contains_key(&pod.key);
     step.create = wanted.into_iter().filter(missing).collect();
     step
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::api::Share;
+
+    #[test]
+    fn fenceposts_are_those_of_kubernetes() {
+        let usual = |replicas| fenceposts(Strategy::default(), replicas);
+        let table = [1, 2, 3, 4, 5, 10, 100].map(usual);
+        let wanted = [(1, 0), (1, 0), (1, 0), (1, 1), (2, 1), (3, 2), (25, 25)];
+        assert_eq!(table, wanted);
+        let numbers = |max_surge, max_unavailable| Strategy::RollingUpdate {
+            max_surge,
+            max_unavailable,
+        };
+        let none = numbers(Share::Number(0), Share::Percent(10));
+        assert_eq!(fenceposts(none, 5), (0, 1), "10 % of 5 is none");
+        let many = numbers(Share::Percent(200), Share::Number(9));
+        assert_eq!(fenceposts(many, 5), (10, 5));
+    }
 }

@@ -29,40 +29,51 @@ pub fn suffix(mut hash: u64, len: usize) -> String {
 
 /// Returns the pods of a workload, without node or address.
 pub fn pods_of(workload: &Workload, nodes: &BTreeMap<ObjectName, Node>) -> Vec<Pod> {
-    let name = workload.key.name.as_str();
-    let seed = stable_hash(workload.key.to_string().as_bytes());
-    let numbered = |base: &str, owner: (&str, &str)| {
-        let one = |n: u32| {
-            let suffix = suffix(combine(seed, u64::from(n)), 5);
-            pod(workload, &format!("{base}-{suffix}"), owner)
-        };
-        (0..workload.replicas).filter_map(one).collect::<Vec<_>>()
-    };
     match workload.kind {
-        WorkloadKind::Deployment => {
-            let hash = template_hash(workload);
-            let replica_set = format!("{name}-{hash}");
-            let mut pods = numbered(&replica_set, ("ReplicaSet", &replica_set));
-            for pod in &mut pods {
-                pod.labels.insert("pod-template-hash", hash.as_str());
-            }
-            pods
-        }
-        WorkloadKind::ReplicaSet | WorkloadKind::ReplicationController => {
-            numbered(name, (workload.kind.as_str(), name))
+        WorkloadKind::Deployment
+        | WorkloadKind::ReplicaSet
+        | WorkloadKind::ReplicationController
+        | WorkloadKind::Job => {
+            let wanted = usize::try_from(workload.replicas).unwrap_or(usize::MAX);
+            numbered(workload, |_| true).take(wanted).collect()
         }
         WorkloadKind::StatefulSet => stateful_pods(workload),
         WorkloadKind::DaemonSet => daemon_pods(workload, nodes),
-        WorkloadKind::Job => {
-            let mut pods = numbered(name, ("Job", name));
-            for pod in &mut pods {
-                pod.labels.insert("job-name", name);
-                pod.labels.insert("batch.kubernetes.io/job-name", name);
-            }
-            pods
-        }
         WorkloadKind::CronJob => Vec::new(),
     }
+}
+
+/// Returns the pods that a workload whose pods have no fixed names makes, as many as anybody wants, with those names only that
+/// are `free`.
+pub fn numbered(
+    workload: &Workload,
+    free: impl Fn(&ObjectKey) -> bool,
+) -> impl Iterator<Item = Pod> {
+    let name = workload.key.name.as_str();
+    let hash = (workload.kind == WorkloadKind::Deployment).then(|| template_hash(workload));
+    let (base, owner_kind) = match &hash {
+        Some(hash) => (format!("{name}-{hash}"), "ReplicaSet"),
+        None => (name.to_owned(), workload.kind.as_str()),
+    };
+    let seed = stable_hash(workload.key.to_string().as_bytes());
+    let namespace = &workload.key.namespace;
+    let names = (0_u64..).map_while(move |n| {
+        let suffix = suffix(combine(seed, n), 5);
+        let name = format!("{base}-{suffix}").parse().ok()?;
+        Some((ObjectKey::new(namespace.clone(), name), base.clone()))
+    });
+    let names = names.filter(move |(key, _)| free(key));
+    names.map(move |(key, owner)| {
+        let mut pod = pod(workload, key, (owner_kind, &owner));
+        if let Some(hash) = &hash {
+            pod.labels.insert("pod-template-hash", hash.as_str());
+        }
+        if workload.kind == WorkloadKind::Job {
+            pod.labels.insert("job-name", name);
+            pod.labels.insert("batch.kubernetes.io/job-name", name);
+        }
+        pod
+    })
 }
 
 /// Ten characters that change when the template does.
@@ -83,7 +94,7 @@ fn stateful_pods(workload: &Workload) -> Vec<Pod> {
     let last = workload.ordinals_start.saturating_add(workload.replicas);
     let one = |ordinal: u32| {
         let pod_name = format!("{name}-{ordinal}");
-        let mut pod = pod(workload, &pod_name, ("StatefulSet", name))?;
+        let mut pod = named(workload, &pod_name, ("StatefulSet", name))?;
         pod.labels
             .insert("statefulset.kubernetes.io/pod-name", pod_name.as_str());
         pod.labels
@@ -104,7 +115,7 @@ fn daemon_pods(workload: &Workload, nodes: &BTreeMap<ObjectName, Node>) -> Vec<P
     let name = workload.key.name.as_str();
     let one = |node: &Node| {
         let hash = stable_hash(format!("{}/{}", workload.key, node.name).as_bytes());
-        let mut pod = pod(
+        let mut pod = named(
             workload,
             &format!("{name}-{}", suffix(hash, 5)),
             ("DaemonSet", name),
@@ -129,9 +140,13 @@ fn daemon_pods(workload: &Workload, nodes: &BTreeMap<ObjectName, Node>) -> Vec<P
     nodes.values().filter_map(one).collect()
 }
 
-fn pod(workload: &Workload, name: &str, (kind, owner): (&str, &str)) -> Option<Pod> {
+fn named(workload: &Workload, name: &str, owner: (&str, &str)) -> Option<Pod> {
     let name: ObjectName = name.parse().ok()?;
     let key = ObjectKey::new(workload.key.namespace.clone(), name);
+    Some(pod(workload, key, owner))
+}
+
+fn pod(workload: &Workload, key: ObjectKey, (kind, owner): (&str, &str)) -> Pod {
     let mut pod = Pod::new(key, Arc::clone(&workload.template.spec));
     pod.labels = workload.template.labels.clone();
     pod.annotations = workload.template.annotations.clone();
@@ -142,7 +157,7 @@ fn pod(workload: &Workload, name: &str, (kind, owner): (&str, &str)) -> Option<P
         name,
     });
     pod.origin = workload.template.origin.or(workload.origin);
-    Some(pod)
+    pod
 }
 
 #[cfg(test)]

@@ -96,6 +96,12 @@ codes! {
     CtInsertClash "CT_INSERT_CLASH": "two first packets of one connection were tracked at once, and this one came second",
         why "the A and AAAA questions of a look-up leave one socket together; kernels before 5.7 drop the second one if the two were sent to different endpoints, before 5.0 always",
         fix "use a kernel of 5.7 or later, or NodeLocal DNSCache, or `options single-request-reopen` in resolv.conf";
+    EpRemovalLag "EP_REMOVAL_LAG": "a node still sends to a pod that is being deleted, or is gone",
+        why "a pod's programs end as soon as its kubelet hears of the deletion, and every node chooses it until its kube-proxy has written rules without it",
+        fix "give the containers a preStop hook that sleeps longer than the slowest kube-proxy needs: lifecycle.preStop.sleep.seconds: 5";
+    StaleRules "STALE_RULES": "a node sends to a pod that is gone, because its kube-proxy has stopped writing rules",
+        why "kube-proxy of that node hangs, waits for the lock of iptables, or has lost the API server",
+        fix "look at kube-proxy's log on that node, and at the metric kubeproxy_sync_proxy_rules_last_timestamp_seconds; restart it";
     NatNoPort "NAT_NO_PORT": "no free source port was left for the translated connection",
         why "too many connections share one source address towards the same destination",
         fix "spread over more source addresses, reuse connections, or avoid masquerading";

@@ -13,7 +13,7 @@ use super::code::Code;
 use super::packet::{ArpOp, Body, Frame, Icmp, Packet, PacketId, Payload, Transport};
 use super::place::Place;
 use super::tuple::FiveTuple;
-use crate::base::{Errno, Family, Mac, OriginId};
+use crate::base::{Errno, Family, Mac, OriginId, Time};
 
 /// Receives steps. A type parameter everywhere, so that recording nothing costs nothing.
 pub trait Recorder {
@@ -518,6 +518,21 @@ pub enum Action {
         #[serde(serialize_with = "as_nanos")]
         after: Duration,
     },
+    /// How many attempts of a load have ended alike since it was told the last time.
+    LoadCounted {
+        /// Name of the load.
+        load: String,
+        /// As in `ProbeEnded`.
+        result: String,
+        /// Why.
+        code: Code,
+        /// How many.
+        count: u64,
+        /// When the first of them began.
+        first: Time,
+        /// When the last of them began.
+        last: Time,
+    },
     /// Something changed in the cluster's objects or on a node.
     Changed {
         /// In a few words.
@@ -587,6 +602,7 @@ impl Action {
             | Self::App { .. }
             | Self::ProbeStarted { .. }
             | Self::ProbeEnded { .. }
+            | Self::LoadCounted { .. }
             | Self::Changed { .. }
             | Self::FaultBegan { .. }
             | Self::FaultEnded { .. }

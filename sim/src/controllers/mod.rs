@@ -6,7 +6,7 @@
 //! | 0 | the pod | stops answering | |
 //! | [`PLEG_RELIST`] | kubelet | notices, and the pod is no longer ready | |
 //! | [`ENDPOINT_SYNC`] | `EndpointSlice` controller | takes the endpoint out | every node still chooses it |
-//! | [`PROXY_SYNC`] | kube-proxy, on every node | rewrites its chains | this node still chooses it |
+//! | [`PROXY_SYNC`], but [`runner::MIN_SYNC`] after the time before | kube-proxy, on every node | rewrites its chains | this node still chooses it |
 //!
 //! A pod that is deleted, by hand or by its controller:
 //!
@@ -15,18 +15,21 @@
 //! | 0 | API server | notes that the pod is being deleted | |
 //! | [`ENDPOINT_SYNC`] | `EndpointSlice` controller | takes the endpoint out of the ready ones | every node still chooses it |
 //! | [`CONTROLLER_SYNC`] | the workload's controller | makes another pod | |
-//! | what its hooks take (`podwire_models::control::termination`) + [`POD_STOP`] | kubelet | has stopped the programs, takes the network away | the pod answers |
-//! | [`ENDPOINT_SYNC`] + [`PROXY_SYNC`] | kube-proxy, on every node | rewrites its chains | this node still chooses it |
+//! | [`KUBELET_WATCH`] + what its hooks take (`podwire_models::control::termination`) | kubelet | sends SIGTERM: the programs no longer listen, and end what they have begun | the pod answers |
+//! | + [`POD_TEARDOWN`] | kubelet | takes the network away | the pod refuses |
+//! | [`ENDPOINT_SYNC`] + [`PROXY_SYNC`], but [`runner::MIN_SYNC`] after the time before | kube-proxy, on every node | rewrites its chains | this node still chooses it |
 //! | [`CONTROLLER_SYNC`] + [`POD_START`] | kubelet of the new pod | its containers run, and are asked whether they are ready | |
 //! | + what its readiness probes say (`podwire_models::control::readiness`) | kubelet of the new pod | the pod is ready | |
 //!
 //! # Fidelity
-//! Programs end at SIGTERM at once.
+//! Programs close their listening sockets at SIGTERM at once, and what they have begun takes no longer than [`POD_TEARDOWN`].
 //! Every delay is one number; in a real cluster it varies around it, and the nodes differ.
 
 use std::time::Duration;
 
 use podwire_models::control::proxy::Version;
+
+pub mod runner;
 
 /// From a container's end to kubelet's notice: PLEG's relist period (`pkg/kubelet/pleg/generic.go`).
 pub const PLEG_RELIST: Duration = Duration::from_secs(1);
@@ -34,9 +37,11 @@ pub const PLEG_RELIST: Duration = Duration::from_secs(1);
 /// From a written workload, or a change of its pods, to what its controller does: watch and work queue.
 pub const CONTROLLER_SYNC: Duration = Duration::from_millis(50);
 
-/// From a pod's deletion to the end of its programs and its network: kubelet's watch, SIGTERM to programs that end at
-/// once, CNI DEL.
-pub const POD_STOP: Duration = Duration::from_millis(100);
+/// From a pod's deletion to what its kubelet does about it: its watch.
+pub const KUBELET_WATCH: Duration = Duration::from_millis(20);
+
+/// From SIGTERM to the end of a pod's network: programs that end soon, CNI DEL.
+pub const POD_TEARDOWN: Duration = Duration::from_millis(80);
 
 /// From changed Services or slices to the answers of `CoreDNS`: its watch (plugin `kubernetes`).
 pub const ZONE_SYNC: Duration = Duration::from_millis(50);
@@ -47,7 +52,7 @@ pub const POD_START: Duration = Duration::from_secs(2);
 /// From a change of pods or Services to the slices that say so: watch and work queue.
 pub const ENDPOINT_SYNC: Duration = Duration::from_millis(50);
 
-/// From changed slices or Services to changed rules: watch, and one synchronisation of kube-proxy that was idle.
+/// From changed slices or Services to changed rules: watch, and one synchronisation of a kube-proxy that was idle.
 pub const PROXY_SYNC: Duration = Duration::from_millis(100);
 
 /// From a changed policy, pod or namespace to agents that judge by it: watch and work queue (Felix reacts within tens

@@ -233,6 +233,45 @@ impl Fault {
         records: &[Record],
         pod: Option<&Pod>,
     ) -> u64 {
+        match self {
+            Self::ConntrackRace { node } => {
+                let netns = node::netns(machines, node).ok();
+                let table = netns.and_then(|netns| netns.conntrack.as_ref());
+                table.map_or(0, |table| table.raced())
+            }
+            Self::Acl(_) => {
+                let mut acls = machines.cluster.acls.iter();
+                acls.find(|acl| &*acl.id == id).map_or(0, |acl| acl.touched)
+            }
+            Self::LinkDown { .. }
+            | Self::NodeDown { .. }
+            | Self::PodKill { .. }
+            | Self::Sysctl { .. }
+            | Self::ForwardDrop { .. }
+            | Self::HairpinOff { .. }
+            | Self::RouteLost { .. }
+            | Self::KubeProxyDown { .. } => self.seen(machines, records, pod),
+        }
+    }
+
+    /// The pod that is gone, if that is the fault.
+    pub const fn pod(&self) -> Option<&ObjectKey> {
+        match self {
+            Self::PodKill { pod } => Some(pod),
+            Self::LinkDown { .. }
+            | Self::NodeDown { .. }
+            | Self::Sysctl { .. }
+            | Self::ForwardDrop { .. }
+            | Self::HairpinOff { .. }
+            | Self::RouteLost { .. }
+            | Self::KubeProxyDown { .. }
+            | Self::ConntrackRace { .. }
+            | Self::Acl(_) => None,
+        }
+    }
+
+    /// Returns how many packets these records tell of that it touched; firewalls and tables of connections count by themselves.
+    pub fn seen(&self, machines: &Machines, records: &[Record], pod: Option<&Pod>) -> u64 {
         let count = |touches: &dyn Fn(&Record) -> bool| {
             records.iter().filter(|record| touches(record)).count() as u64
         };
@@ -302,15 +341,7 @@ impl Fault {
                     here(record) && asked
                 })
             }
-            Self::ConntrackRace { node } => {
-                let netns = node::netns(machines, node).ok();
-                let table = netns.and_then(|netns| netns.conntrack.as_ref());
-                table.map_or(0, |table| table.raced())
-            }
-            Self::Acl(_) => {
-                let mut acls = machines.cluster.acls.iter();
-                acls.find(|acl| &*acl.id == id).map_or(0, |acl| acl.touched)
-            }
+            Self::ConntrackRace { .. } | Self::Acl(_) => 0,
         }
     }
 }

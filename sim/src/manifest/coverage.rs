@@ -357,17 +357,17 @@ object!(NODE, "spec" => Fields(&[
     ("unschedulable", Modelled),
 ]), "status" => Modelled);
 object!(DEPLOYMENT, "spec" => Fields(&[
-    ("minReadySeconds", NoMeaning),
+    ("minReadySeconds", Modelled),
     ("paused", NoMeaning),
     ("progressDeadlineSeconds", NoMeaning),
     ("replicas", Modelled),
     ("revisionHistoryLimit", NoMeaning),
     ("selector", Modelled),
-    ("strategy", NoMeaning),
+    ("strategy", Modelled),
     ("template", Fields(TEMPLATE)),
 ]), "status" => NoMeaning);
 object!(REPLICA_SET, "spec" => Fields(&[
-    ("minReadySeconds", NoMeaning),
+    ("minReadySeconds", Modelled),
     ("replicas", Modelled),
     ("selector", Modelled),
     ("template", Fields(TEMPLATE)),

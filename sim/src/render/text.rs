@@ -93,6 +93,7 @@ pub fn needed(record: &Record) -> Detail {
     match &record.step.action {
         Action::ProbeStarted { .. }
         | Action::ProbeEnded { .. }
+        | Action::LoadCounted { .. }
         | Action::App { .. }
         | Action::FaultBegan { .. }
         | Action::FaultEnded { .. }
@@ -295,11 +296,14 @@ impl Widths {
 
 fn mood(action: &Action) -> Mood {
     match action {
-        Action::Delivered { .. } | Action::ProbeEnded { code: Code::Ok, .. } => Mood::Good,
+        Action::Delivered { .. }
+        | Action::ProbeEnded { code: Code::Ok, .. }
+        | Action::LoadCounted { code: Code::Ok, .. } => Mood::Good,
         Action::Dropped { .. }
         | Action::Rejected { .. }
         | Action::Failed { .. }
         | Action::ProbeEnded { .. }
+        | Action::LoadCounted { .. }
         | Action::NotEnforced { .. }
         | Action::FaultBegan { .. } => Mood::Bad,
         Action::Translated { .. }

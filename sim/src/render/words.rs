@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use podwire_models::wire::{Action, Decider, DeciderKind, Manip, Step};
+use podwire_models::wire::{Action, Code, Decider, DeciderKind, Manip, Step};
 
 /// A sentence about a step, in two parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +90,21 @@ pub fn say(step: &Step) -> Words {
             "probe",
             format!("{probe}: {result} after {} ({code})", elapsed(*after)),
         ),
+        Action::LoadCounted {
+            load,
+            result,
+            code,
+            count,
+            first,
+            last,
+        } => {
+            let when = if *code == Code::Ok {
+                String::new()
+            } else {
+                format!(", begun from {first} to {last}")
+            };
+            ("load", format!("{load}: {count} × {result} ({code}){when}"))
+        }
         Action::Changed { what } => ("changed", what.clone()),
         Action::FaultBegan { fault, what } => ("fault", format!("{fault} begins: {what}")),
         Action::FaultEnded { fault, touched } => {

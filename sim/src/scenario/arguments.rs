@@ -14,6 +14,7 @@ pub const NAMES: &[(&str, &[&str])] = &[
     ("Delete", &["object"]),
     ("Label", &["object", "labels"]),
     ("Scale", &["object", "replicas"]),
+    ("Rollout", &["object"]),
     ("Fault", &["fault"]),
     ("Exec", &["on", "command"]),
     ("Note", &["text"]),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::address::{Target, Thing};
 use super::expect::{Condition, Expectation};
-use super::file::{Entry, FaultKind, Probe, ScenarioFile, Step};
+use super::file::{Entry, FaultKind, ScenarioFile, Step};
 use super::reader::MOST;
 use super::text::{Mark, Text};
 use crate::limits;
@@ -163,6 +163,11 @@ impl Check<'_> {
                     let long = probe.payload.as_ref().map_or(0, |size| size.0 >> 13);
                     u128::from(probe.count.unwrap_or(1)) * (1 + u128::from(long))
                 }
+                // Of an attempt of a load, next to nothing is kept.
+                Step::Load(load) => {
+                    let all = load.lasts.0.as_nanos() * u128::from(load.rate) / 1_000_000_000;
+                    1 + all / 64
+                }
                 Step::Scale { replicas, .. } => {
                     if u64::from(*replicas) > limits::PODS {
                         let title = format!("a workload gets more than {} pods", limits::PODS);
@@ -175,6 +180,7 @@ impl Check<'_> {
                 | Step::Delete { .. }
                 | Step::Patch { .. }
                 | Step::Label { .. }
+                | Step::Rollout { .. }
                 | Step::Fault(_)
                 | Step::Exec { .. }
                 | Step::Note { .. } => 1,
@@ -198,6 +204,7 @@ impl Check<'_> {
             .iter()
             .filter_map(|entry| match entry.step() {
                 Step::Probe(probe) => Some(&probe.id),
+                Step::Load(load) => Some(&load.id),
                 Step::Fault(fault) => Some(&fault.id),
                 Step::Note { text } => Some(text),
                 Step::Exec { command, .. } => Some(command),
@@ -205,7 +212,8 @@ impl Check<'_> {
                 | Step::Delete { .. }
                 | Step::Patch { .. }
                 | Step::Label { .. }
-                | Step::Scale { .. } => None,
+                | Step::Scale { .. }
+                | Step::Rollout { .. } => None,
             });
         let title = std::iter::once((self.file.title.as_str(), None));
         let all: Vec<(&str, Option<Mark>)> = title
@@ -232,12 +240,14 @@ impl Check<'_> {
         for entry in &self.file.timeline {
             let (known, id, what) = match entry.step() {
                 Step::Probe(probe) => (&mut probes, &probe.id, "probes"),
+                Step::Load(load) => (&mut probes, &load.id, "probes"),
                 Step::Fault(fault) => (&mut faults, &fault.id, "faults"),
                 Step::Apply { .. }
                 | Step::Delete { .. }
                 | Step::Patch { .. }
                 | Step::Label { .. }
                 | Step::Scale { .. }
+                | Step::Rollout { .. }
                 | Step::Exec { .. }
                 | Step::Note { .. } => continue,
             };
@@ -312,7 +322,8 @@ impl Check<'_> {
         }
         for entry in &self.file.timeline {
             match entry.step() {
-                Step::Probe(probe) => self.probe(probe, &machines),
+                Step::Probe(probe) => self.ends(&probe.from, &probe.to, &machines),
+                Step::Load(load) => self.ends(&load.from, &load.to, &machines),
                 Step::Fault(fault) => self.fault(&fault.fault, &machines),
                 Step::Exec { on, .. } => self.thing(on, &machines),
                 Step::Apply { .. }
@@ -320,16 +331,17 @@ impl Check<'_> {
                 | Step::Patch { .. }
                 | Step::Label { .. }
                 | Step::Scale { .. }
+                | Step::Rollout { .. }
                 | Step::Note { .. } => {}
             }
         }
     }
 
-    fn probe(&mut self, probe: &Probe, machines: &Machines) {
-        self.thing(&probe.from, machines);
-        match &*probe.to {
-            Target::Host { name, .. } => self.named(name, probe.to.mark, machines, true),
-            Target::Node { name, .. } => self.named(name, probe.to.mark, machines, false),
+    fn ends(&mut self, from: &Text<Thing>, to: &Text<Target>, machines: &Machines) {
+        self.thing(from, machines);
+        match &**to {
+            Target::Host { name, .. } => self.named(name, to.mark, machines, true),
+            Target::Node { name, .. } => self.named(name, to.mark, machines, false),
             Target::Service { .. }
             | Target::Pod { .. }
             | Target::Address { .. }

@@ -282,8 +282,15 @@ pub enum Step {
         /// How many.
         replicas: u32,
     },
+    /// A workload's pods are replaced, a few at a time (`kubectl rollout restart`).
+    Rollout {
+        /// Which.
+        object: Text<ObjectRef>,
+    },
     /// Somebody tries to reach something.
     Probe(Probe),
+    /// Somebody tries to reach something many times, and only numbers are told of it.
+    Load(Load),
     /// Something breaks.
     Fault(Fault),
     /// A command is run and its output becomes part of the story.
@@ -333,6 +340,31 @@ pub struct Probe {
     /// Time to live of its packets, if not the system's default.
     pub ttl: Option<u8>,
     /// Whether it must work, or must not.
+    pub must: Option<Must>,
+}
+
+/// Attempts at a steady rate.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    /// Its name.
+    pub id: Text<String>,
+    /// Who tries; the pods of a workload take turns.
+    pub from: Text<Thing>,
+    /// To reach what.
+    pub to: Text<Target>,
+    /// How; TCP if not given.
+    pub protocol: Option<Text<ProbeProtocol>>,
+    /// Bytes a request carries.
+    pub payload: Option<Text<Size>>,
+    /// How many attempts a second.
+    pub rate: u32,
+    /// For how long.
+    #[serde(rename = "for")]
+    pub lasts: Text<Delay>,
+    /// How long the client waits.
+    pub timeout: Option<Text<Delay>>,
+    /// Whether every attempt must work, or must not.
     pub must: Option<Must>,
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use podwire_models::api::{
     ClusterIp, Kind, Node, Object, ObjectRef, Pod, Service, Workload, WorkloadKind,
 };
-use podwire_models::base::{Dice, Namespace, ObjectKey};
+use podwire_models::base::{Dice, Namespace, ObjectKey, Time};
 use podwire_models::cluster::settle;
 use podwire_models::control::{readiness, rollout, termination};
 use podwire_models::wire::Action;
@@ -16,7 +16,7 @@ use podwire_models::wire::Action;
 use super::run::{Run, Task};
 use super::writes::Change;
 use crate::controllers::{
-    CONTROLLER_SYNC, ENDPOINT_SYNC, POD_START, POD_STOP, POLICY_SYNC, PROXY_SYNC,
+    CONTROLLER_SYNC, ENDPOINT_SYNC, KUBELET_WATCH, POD_START, POD_TEARDOWN, POLICY_SYNC, PROXY_SYNC,
 };
 use crate::program::Program;
 
@@ -32,6 +32,8 @@ pub(super) struct Memory {
     outdated: BTreeMap<WorkloadId, BTreeSet<ObjectKey>>,
     /// Names that some pod has or had.
     used: BTreeSet<ObjectKey>,
+    /// Since when pods are ready that became so in the story.
+    ready_since: BTreeMap<ObjectKey, Time>,
 }
 
 impl Memory {
@@ -80,6 +82,8 @@ impl<D: Dice> Run<'_, D> {
 
     /// A Service keeps the addresses and node ports it was given, unless the new text names others.
     fn put_service(&mut self, mut service: Service) {
+        let key = service.key.clone();
+        let before = self.lab.objects.services.get(&key).cloned();
         if let Some(old) = self.lab.objects.services.get(&service.key) {
             if service.cluster_ip == ClusterIp::Unassigned {
                 service.cluster_ip = old.cluster_ip.clone();
@@ -94,10 +98,17 @@ impl<D: Dice> Run<'_, D> {
         }
         let objects = &mut self.lab.objects;
         objects.services.insert(service.key.clone(), service);
-        let before = self.lab.shortfalls.len();
+        let shortfalls = self.lab.shortfalls.len();
         settle::settle_services(objects, &self.lab.plan.site, &mut self.lab.shortfalls);
-        self.tell_shortfalls(before);
-        self.plan_services();
+        self.tell_shortfalls(shortfalls);
+        self.plan_slices();
+        let after = self.lab.objects.services.get(&key);
+        let same = before
+            .zip(after)
+            .is_some_and(|(before, after)| before.same_to_proxies(after));
+        if !same {
+            self.plan_rules();
+        }
     }
 
     /// What kubelet and the scheduler have filled in stays; a pod that is new is started.
@@ -152,7 +163,8 @@ impl<D: Dice> Run<'_, D> {
             Kind::Pod => self.delete_pod(&object.key()),
             Kind::Service => {
                 self.lab.objects.remove(object);
-                self.plan_services();
+                self.plan_slices();
+                self.plan_rules();
             }
             Kind::EndpointSlice => {
                 self.lab.objects.remove(object);
@@ -199,20 +211,48 @@ impl<D: Dice> Run<'_, D> {
 
     /// Lets the controllers of workloads look at their pods.
     pub(super) fn workloads(&mut self) {
-        let active: Vec<WorkloadId> = self.memory.active.iter().cloned().collect();
-        for id in active {
+        let now = self.simulation.now();
+        for id in std::mem::take(&mut self.memory.active) {
             let Some(workload) = self.lab.objects.workloads.get(&id) else {
                 continue;
             };
+            let wait = Duration::from_secs(workload.min_ready_seconds.into());
+            let ready_since = &self.memory.ready_since;
+            let available = |pod: &Pod| {
+                let since = ready_since.get(&pod.key);
+                let long = since.is_none_or(|since| now.since(*since) >= wait);
+                pod.ready == Some(true) && (wait.is_zero() || long)
+            };
             let none = BTreeSet::new();
-            let outdated = self.memory.outdated.get(&id).unwrap_or(&none);
-            let step = rollout::step(workload, &self.lab.objects, outdated, &self.memory.used);
+            let known = rollout::Known {
+                outdated: self.memory.outdated.get(&id).unwrap_or(&none),
+                used: &self.memory.used,
+                available: &available,
+            };
+            let step = rollout::step(workload, &self.lab.objects, &known);
             for pod in step.delete {
                 self.delete_pod(&pod);
             }
             for pod in step.create {
                 self.create(pod);
             }
+        }
+    }
+
+    /// A pod's owners look at it, and if it is ready once more when it has been for long enough to be available.
+    pub(super) fn became_ready(&mut self, pod: &Pod) {
+        self.wake_owners(pod);
+        if pod.ready != Some(true) {
+            return;
+        }
+        let now = self.simulation.now();
+        self.memory.ready_since.insert(pod.key.clone(), now);
+        let workloads = self.lab.objects.workloads.values();
+        let owners = workloads.filter(|w| w.min_ready_seconds > 0 && rollout::owns(w, pod));
+        let waits: BTreeSet<u32> = owners.map(|w| w.min_ready_seconds).collect();
+        for seconds in waits {
+            let wait = Duration::from_secs(seconds.into());
+            self.plan_after(wait, Task::Available(pod.key.clone()));
         }
     }
 
@@ -275,7 +315,7 @@ impl<D: Dice> Run<'_, D> {
             self.plan_after(asked, Task::Ready(key.clone(), true));
         }
         if let Some(pod) = self.lab.objects.pods.get(key).cloned() {
-            self.wake_owners(&pod);
+            self.became_ready(&pod);
         }
     }
 
@@ -290,9 +330,22 @@ impl<D: Dice> Run<'_, D> {
         let pod = pod.clone();
         self.changed(format!("Pod/{key} is being deleted"));
         self.plan_slices();
-        let stops = termination::ends_after(&pod.spec) + POD_STOP;
-        self.plan_after(stops, Task::Stop(key.clone()));
+        let ends = KUBELET_WATCH + termination::ends_after(&pod.spec);
+        self.plan_after(ends, Task::Terminate(key.clone()));
         self.wake_owners(&pod);
+    }
+
+    /// A deleted pod's programs get SIGTERM, after its hooks: they no longer listen.
+    pub(super) fn terminate_pod(&mut self, key: &ObjectKey) {
+        let pod = self.lab.objects.pods.get(key);
+        if let Some(netns) = pod.and_then(|pod| self.lab.machines.netns_of(pod)) {
+            let served = [format!("server {key}/"), format!("server {key} ")];
+            let own = |name: &str| served.iter().any(|served| name.starts_with(served));
+            for app in self.simulation.apps_in(netns, own) {
+                self.simulation.stop_listening(app);
+            }
+        }
+        self.plan_after(POD_TEARDOWN, Task::Stop(key.clone()));
     }
 
     /// A deleted pod's programs have ended: its network goes, its addresses are free, its object is gone.
@@ -305,6 +358,9 @@ impl<D: Dice> Run<'_, D> {
         self.plan_slices();
         if let Some(pod) = gone {
             self.wake_owners(&pod);
+            for ip in &pod.pod_ips {
+                self.lab.gone.insert(*ip, pod.clone());
+            }
         }
     }
 
@@ -338,10 +394,13 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
-    /// A Service has changed: kube-proxy watches Services themselves, besides their slices.
-    fn plan_services(&mut self) {
-        self.plan_slices();
-        self.plan_once(PROXY_SYNC, Task::Rules);
+    /// kube-proxy hears of a change of a Service, or of its slices, and writes its rules when it may.
+    pub(super) fn plan_rules(&mut self) {
+        let now = self.simulation.now();
+        let version = self.lab.plan.version;
+        if let Some(begins) = self.proxies.hear(now, PROXY_SYNC, version) {
+            self.plan_after(begins.since(now) + PROXY_SYNC, Task::Rules);
+        }
     }
 
     /// `CoreDNS` answers from what Services and slices are now.

@@ -3,6 +3,7 @@
 
 pub mod resolve;
 mod live;
+mod load;
 mod reaches;
 pub mod run;
 pub mod moment;

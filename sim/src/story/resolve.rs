@@ -27,8 +27,8 @@ use crate::problem::{Problem, ProblemCode, Severity};
 use crate::scenario::address::{Target, Thing};
 use crate::scenario::expect::Expectation;
 use crate::scenario::file::{
-    Entry, FaultKind, Listen, Must, Probe, ProbeFamily, ProbeProtocol, ScenarioFile, ServiceTime,
-    Step,
+    Entry, FaultKind, Listen, Load, Must, Probe, ProbeFamily, ProbeProtocol, ScenarioFile,
+    ServiceTime, Step,
 };
 use crate::scenario::text::{Mark, Text};
 use crate::source::{OriginTable, Source};
@@ -66,6 +66,15 @@ pub struct Story {
 pub enum Doing {
     /// An attempt.
     Probe(Box<Attempt>),
+    /// Attempts at a steady rate.
+    Load {
+        /// Each of them.
+        attempt: Box<Attempt>,
+        /// How many a second.
+        rate: u32,
+        /// For how long.
+        lasts: Duration,
+    },
     /// A sentence.
     Note(String),
     /// A command.
@@ -185,7 +194,9 @@ pub fn files(file: &ScenarioFile) -> Vec<&Text<String>> {
         | Step::Patch { .. }
         | Step::Label { .. }
         | Step::Scale { .. }
+        | Step::Rollout { .. }
         | Step::Probe(_)
+        | Step::Load(_)
         | Step::Fault(_)
         | Step::Exec { .. }
         | Step::Note { .. } => None,
@@ -643,8 +654,8 @@ impl Resolver<'_> {
         let mut written = std::mem::take(&mut self.written);
         let mut writes: BTreeMap<usize, Doing> = BTreeMap::new();
         for (n, entry) in entries {
-            let mark = entry.from().mark;
-            if let Some(write) = self.write(entry.step(), mark, sources, &mut written) {
+            let when = (entry.from().0, entry.from().mark);
+            if let Some(write) = self.write(entry.step(), when, sources, &mut written) {
                 writes.insert(n, write);
             }
         }
@@ -677,6 +688,7 @@ impl Resolver<'_> {
     fn step(&mut self, step: &Step, lab: &Lab) -> Vec<(Duration, Doing)> {
         match step {
             Step::Probe(probe) => self.probe(probe, lab),
+            Step::Load(load) => self.load(load, lab),
             Step::Fault(fault) => {
                 let kind = self.fault(&fault.fault, &fault.id, lab);
                 let id = fault.id.to_string();
@@ -724,8 +736,43 @@ impl Resolver<'_> {
             | Step::Delete { .. }
             | Step::Patch { .. }
             | Step::Label { .. }
-            | Step::Scale { .. } => Vec::new(),
+            | Step::Scale { .. }
+            | Step::Rollout { .. } => Vec::new(),
         }
+    }
+
+    fn load(&mut self, load: &Load, lab: &Lab) -> Vec<(Duration, Doing)> {
+        if load.rate == 0 || load.rate > 1_000_000 {
+            let title = "the rate of a load is between 1 and 1,000,000 a second";
+            self.problem(ProblemCode::ScnBadValue, load.id.mark, title, "");
+            return Vec::new();
+        }
+        let probe = Probe {
+            id: load.id.clone(),
+            from: load.from.clone(),
+            to: load.to.clone(),
+            protocol: load.protocol.clone(),
+            payload: load.payload.clone(),
+            count: None,
+            interval: None,
+            timeout: load.timeout.clone(),
+            deadline: None,
+            source_port: None,
+            resolver: None,
+            resolver_port: None,
+            family: None,
+            ttl: None,
+            must: load.must,
+        };
+        let (rate, lasts) = (load.rate, load.lasts.0);
+        let load = self.attempt(&probe, lab).map(|attempt| Doing::Load {
+            attempt: Box::new(attempt),
+            rate,
+            lasts,
+        });
+        load.map(|load| (Duration::ZERO, load))
+            .into_iter()
+            .collect()
     }
 
     /// Checks that a sender exists.
@@ -753,6 +800,26 @@ impl Resolver<'_> {
     }
 
     fn probe(&mut self, probe: &Probe, lab: &Lab) -> Vec<(Duration, Doing)> {
+        let Some(attempt) = self.attempt(probe, lab) else {
+            return Vec::new();
+        };
+        let interval = probe
+            .interval
+            .as_ref()
+            .map_or(Duration::from_secs(1), |i| i.0);
+        let count = probe.count.unwrap_or(1);
+        (0..count)
+            .map(|n| {
+                (
+                    interval.saturating_mul(n),
+                    Doing::Probe(Box::new(attempt.clone())),
+                )
+            })
+            .collect()
+    }
+
+    /// Returns each attempt of a probe; nothing if it is wrong.
+    fn attempt(&mut self, probe: &Probe, lab: &Lab) -> Option<Attempt> {
         let l4 = match probe.protocol.as_deref().copied().unwrap_or_default() {
             ProbeProtocol::Tcp => L4::Tcp,
             ProbeProtocol::Udp => L4::Udp,
@@ -787,7 +854,7 @@ impl Resolver<'_> {
             ..Request::new((*probe.to).clone(), l4, timeout)
         };
         if !self.sender(&probe.from, lab) {
-            return Vec::new();
+            return None;
         }
         let made = lab
             .source(&probe.from)
@@ -822,7 +889,7 @@ impl Resolver<'_> {
                 }
             };
             self.problem(code, probe.to.mark, error.to_string(), "");
-            return Vec::new();
+            return None;
         }
         let payload = probe.payload.as_ref().map(|size| size.0);
         let payload = payload.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
@@ -838,26 +905,13 @@ impl Resolver<'_> {
             port: probe.resolver_port,
         };
         request.deadline = probe.deadline.as_ref().map(|limit| limit.0);
-        let attempt = Attempt {
+        Some(Attempt {
             id: probe.id.to_string(),
             from: (*probe.from).clone(),
             request,
             payload,
             must: probe.must,
-        };
-        let interval = probe
-            .interval
-            .as_ref()
-            .map_or(Duration::from_secs(1), |i| i.0);
-        let count = probe.count.unwrap_or(1);
-        (0..count)
-            .map(|n| {
-                (
-                    interval.saturating_mul(n),
-                    Doing::Probe(Box::new(attempt.clone())),
-                )
-            })
-            .collect()
+        })
     }
 
     fn fault(&mut self, kind: &FaultKind, id: &Text<String>, lab: &Lab) -> Option<Fault> {

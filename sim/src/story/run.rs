@@ -13,9 +13,11 @@ use podwire_models::kernel::Netns;
 use podwire_models::wire::{Action, Code, L4, NetnsId, PacketId, Place, Stage, Step};
 
 use super::live::Memory;
+use super::load::Load;
 use super::reaches::{self, Found};
 use super::resolve::{Attempt, Command, Doing, Server, Story, label};
 use crate::attempt::{self, Request};
+use crate::controllers::runner::Runner;
 use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC, ZONE_SYNC};
 use crate::engine::dice::Seeded;
 use crate::fault::{Fault, Undo};
@@ -95,10 +97,12 @@ pub struct Attempted {
     must: Option<Must>,
     app: Option<AppId>,
     place: Place,
+    /// The load it is part of.
+    load: Option<usize>,
 }
 
 /// Longest time the run goes on after the last entry of the timeline.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs a story with a seed. The same story and seed give the same trace, byte for byte.
 pub fn run(story: &Story, seed: u64) -> Ran {
@@ -121,14 +125,22 @@ fn begin(story: &Story, seed: u64, explain: bool) -> Ran {
 pub(super) enum Task {
     /// An entry of the timeline.
     Do(Doing),
+    /// The next attempt of a load.
+    LoadMore(usize),
+    /// It is time to tell what came of a load.
+    LoadTell(usize),
     /// A fault ends.
     End(String),
     /// A pod becomes ready, or no longer is.
     Ready(ObjectKey, bool),
+    /// A pod has been ready for long enough to be available.
+    Available(ObjectKey),
     /// Controllers of workloads look at their pods.
     Workloads,
     /// A new pod starts.
     Begin(ObjectKey),
+    /// The programs of a deleted pod end.
+    Terminate(ObjectKey),
     /// A deleted pod has stopped.
     Stop(ObjectKey),
     /// `CoreDNS` hears of Services and slices.
@@ -168,9 +180,13 @@ pub(super) struct Run<'a, D> {
     pub(super) simulation: Simulation<Program, D, TraceRecorder>,
     pub(super) memory: Memory,
     pub(super) names: Names,
+    /// When the kube-proxies synchronise: all at the same moments.
+    pub(super) proxies: Runner,
     agenda: BTreeMap<(Time, u64), Task>,
     numbered: u64,
-    attempts: Vec<Attempted>,
+    pub(super) attempts: Vec<Attempted>,
+    /// Loads, those that are over included.
+    pub(super) loads: Vec<Load>,
     /// Attempts that have not ended.
     open: BTreeSet<usize>,
     /// To which attempt each record belongs: causes lead back to the record with which it began.
@@ -210,9 +226,11 @@ impl<'a, D: Dice> Run<'a, D> {
             lab,
             simulation,
             names,
+            proxies: Runner::default(),
             agenda: BTreeMap::new(),
             numbered: 0,
             attempts: Vec::new(),
+            loads: Vec::new(),
             open: BTreeSet::new(),
             owners: Vec::new(),
             packets: BTreeMap::new(),
@@ -359,7 +377,7 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
-    fn plan(&mut self, at: Time, task: Task) {
+    pub(super) fn plan(&mut self, at: Time, task: Task) {
         self.agenda.insert((at, self.numbered), task);
         self.numbered += 1;
     }
@@ -403,6 +421,13 @@ impl<D: Dice> Run<'_, D> {
     fn perform(&mut self, task: Task) {
         match task {
             Task::Do(Doing::Probe(attempt)) => self.probe(&attempt),
+            Task::Do(Doing::Load {
+                attempt,
+                rate,
+                lasts,
+            }) => self.begin_load(*attempt, rate, lasts),
+            Task::LoadMore(load) => self.load_more(load),
+            Task::LoadTell(load) => self.tell_load(load),
             Task::Do(Doing::Note(text)) => self.note(Action::Note { text }),
             Task::Do(Doing::Exec { on, text, command }) => self.exec(&on, text, &command),
             Task::Do(Doing::Tool { on, text, tool }) => self.tool(&on, text, tool),
@@ -412,6 +437,11 @@ impl<D: Dice> Run<'_, D> {
                 self.ready(&pod, ready);
                 // Whoever rolls out may have waited for it.
                 if let Some(pod) = self.lab.objects.pods.get(&pod).filter(|_| ready).cloned() {
+                    self.became_ready(&pod);
+                }
+            }
+            Task::Available(pod) => {
+                if let Some(pod) = self.lab.objects.pods.get(&pod).cloned() {
                     self.wake_owners(&pod);
                 }
             }
@@ -421,6 +451,7 @@ impl<D: Dice> Run<'_, D> {
             }
             Task::Workloads => self.workloads(),
             Task::Begin(pod) => self.begin_pod(&pod),
+            Task::Terminate(pod) => self.terminate_pod(&pod),
             Task::Stop(pod) => self.stop_pod(&pod),
             Task::Names => self.names(),
             Task::Slices => self.slices(),
@@ -460,6 +491,10 @@ impl<D: Dice> Run<'_, D> {
     }
 
     fn begin_attempt(&mut self, attempt: &Attempt, name: &str) {
+        self.make_attempt(attempt, name, None);
+    }
+
+    pub(super) fn make_attempt(&mut self, attempt: &Attempt, name: &str, load: Option<usize>) {
         let number = self.attempts.len();
         let made = self.lab.source(&attempt.from).and_then(|source| {
             let probe = self.lab.probe(&source, &attempt.request)?;
@@ -476,6 +511,7 @@ impl<D: Dice> Run<'_, D> {
             must: attempt.must,
             app: None,
             place: Place::CLUSTER,
+            load,
         };
         match made {
             Ok((source, mut probe)) => {
@@ -488,17 +524,21 @@ impl<D: Dice> Run<'_, D> {
                 );
                 attempted.place.netns = Some(source.netns);
                 attempted.place.stage = Stage::Socket;
-                let probe_name = attempt.id.clone();
-                let started = Action::ProbeStarted {
-                    probe: probe_name,
-                    what,
-                };
-                self.simulation
-                    .note(attempted.place, Step::general(started));
-                self.owners
-                    .resize(self.simulation.recorder.records().len(), None);
-                if let Some(last) = self.owners.last_mut() {
-                    *last = Some(number);
+                if load.is_some() {
+                    self.simulation.recorder.begin_load(at, number as u64);
+                } else {
+                    let probe_name = attempt.id.clone();
+                    let started = Action::ProbeStarted {
+                        probe: probe_name,
+                        what,
+                    };
+                    self.simulation
+                        .note(attempted.place, Step::general(started));
+                    self.owners
+                        .resize(self.simulation.recorder.records().len(), None);
+                    if let Some(last) = self.owners.last_mut() {
+                        *last = Some(number);
+                    }
                 }
                 let program = Program::Probe(Box::new(probe));
                 let app = self.simulation.add_app(source.netns, name, program);
@@ -572,7 +612,16 @@ impl<D: Dice> Run<'_, D> {
             .collect();
         for (n, outcome, queries) in ended {
             self.open.remove(&n);
-            let seen = self.codes.remove(&n);
+            let load = self.attempts.get(n).and_then(|attempt| attempt.load);
+            let aside = match load {
+                Some(_) => self.simulation.recorder.end_load(n as u64),
+                None => Vec::new(),
+            };
+            let ends = aside.iter().rev().find_map(|record| {
+                let code = record.step.action.ends_with()?;
+                (code != Code::Ok && code != Code::NotForUs).then_some(code)
+            });
+            let seen = self.codes.remove(&n).or(ends);
             let code = match outcome.result {
                 _ if outcome.code == Some(Code::SourcePortTaken) => Code::SourcePortTaken,
                 ProbeResult::Connected => Code::Ok,
@@ -583,7 +632,13 @@ impl<D: Dice> Run<'_, D> {
                 | ProbeResult::Reset => seen.or(outcome.code).unwrap_or(Code::NoAnswer),
             };
             let machines = &self.simulation.machines;
-            let code = attempt::or_stale(code, self.records_of(n), machines);
+            let code = if code == Code::Ok {
+                code
+            } else {
+                let records = || self.records_of(n).chain(&aside);
+                let code = attempt::or_stale(code, records(), machines);
+                attempt::or_lagging(code, records(), &self.lab, &self.names)
+            };
             let Some(attempt) = self.attempts.get_mut(n) else {
                 continue;
             };
@@ -595,6 +650,15 @@ impl<D: Dice> Run<'_, D> {
             };
             attempt.ended = Some((outcome.clone(), code));
             attempt.queries = queries;
+            if let Some(load) = load {
+                let began = attempt.at;
+                self.count_load(load, began, outcome.result, code);
+                self.touch(&aside);
+                if self.explain && code != Code::Ok {
+                    self.blame(n, outcome, code, &aside);
+                }
+                continue;
+            }
             let place = attempt.place;
             let cause = self.simulation.recorder.cause();
             let now = self.simulation.now();
@@ -602,7 +666,7 @@ impl<D: Dice> Run<'_, D> {
             recorder.begin(now, cause);
             podwire_models::wire::Recorder::record(recorder, place, Step::general(action));
             if self.explain && code != Code::Ok {
-                self.blame(n, outcome, code);
+                self.blame(n, outcome, code, &[]);
             }
         }
     }
@@ -615,7 +679,7 @@ impl<D: Dice> Run<'_, D> {
     }
 
     /// Finds out what stood in the way of an attempt, once for each probe and code.
-    fn blame(&mut self, number: usize, outcome: ProbeOutcome, code: Code) {
+    fn blame(&mut self, number: usize, outcome: ProbeOutcome, code: Code, aside: &[Record]) {
         let Some(attempt) = self.attempts.get(number) else {
             return;
         };
@@ -623,7 +687,7 @@ impl<D: Dice> Run<'_, D> {
         if self.failed.iter().any(known) {
             return;
         }
-        let own = self.records_of(number);
+        let own = self.records_of(number).chain(aside);
         let attempted = attempt::Attempted {
             chance: Ratio::ONE,
             outcome,
@@ -760,28 +824,29 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
+    /// Counts the packets of an attempt of a load that faults touched.
+    fn touch(&mut self, records: &[Record]) {
+        for (id, active) in &self.faults {
+            let pod = active.fault.pod();
+            let pod = pod.and_then(|pod| self.lab.objects.pods.get(pod));
+            let count = active.fault.seen(&self.simulation.machines, records, pod);
+            *self.touched.entry(id.clone()).or_default() += count;
+        }
+    }
+
     fn count_touched(&mut self, id: &str) -> u64 {
         let Some(active) = self.faults.get(id) else {
             return 0;
         };
         let records = self.simulation.recorder.records();
         let since = records.get(active.since..).unwrap_or_default();
-        let pod = match &active.fault {
-            Fault::PodKill { pod } => self.lab.objects.pods.get(pod),
-            Fault::LinkDown { .. }
-            | Fault::NodeDown { .. }
-            | Fault::Sysctl { .. }
-            | Fault::ForwardDrop { .. }
-            | Fault::HairpinOff { .. }
-            | Fault::RouteLost { .. }
-            | Fault::KubeProxyDown { .. }
-            | Fault::ConntrackRace { .. }
-            | Fault::Acl(_) => None,
-        };
+        let pod = active.fault.pod();
+        let pod = pod.and_then(|pod| self.lab.objects.pods.get(pod));
         let machines = &self.simulation.machines;
         let count = active.fault.touched(id, machines, since, pod);
-        *self.touched.entry(id.to_owned()).or_default() += count;
-        count
+        let all = self.touched.entry(id.to_owned()).or_default();
+        *all += count;
+        *all
     }
 
     fn end(&mut self, id: &str) {
@@ -948,7 +1013,7 @@ impl<D: Dice> Run<'_, D> {
 
     fn slices(&mut self) {
         let before = self.ready_endpoints();
-        self.lab.refresh_slices();
+        let changed = self.lab.refresh_slices();
         let after = self.ready_endpoints();
         for (service, ready) in &after {
             if before.get(service) != Some(ready) {
@@ -957,7 +1022,9 @@ impl<D: Dice> Run<'_, D> {
             }
         }
         self.count_endpoints();
-        self.plan_after(PROXY_SYNC, Task::Rules);
+        if changed {
+            self.plan_rules();
+        }
         self.plan_after(ZONE_SYNC, Task::Names);
     }
 

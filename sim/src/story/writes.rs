@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use podwire_models::api::{Kind, Object, ObjectRef};
+use podwire_models::base::Time;
 
 use super::resolve::{Doing, Resolver};
 use crate::manifest::patch::{self, Patched, unknown_object};
@@ -36,7 +37,7 @@ impl Resolver<'_> {
     pub(super) fn write(
         &mut self,
         step: &Step,
-        mark: Mark,
+        (at, mark): (Time, Mark),
         sources: &[Source],
         written: &mut Written,
     ) -> Option<Doing> {
@@ -111,7 +112,21 @@ impl Resolver<'_> {
                     })?;
                 (what, vec![put])
             }
-            Step::Probe(_) | Step::Fault(_) | Step::Exec { .. } | Step::Note { .. } => return None,
+            Step::Rollout { object } => {
+                let wanted = reference(object)?;
+                let path = "spec.template.metadata.annotations[kubectl.kubernetes.io/restartedAt]";
+                let sets = [(path.to_owned(), at.to_string().into())];
+                let put =
+                    self.patched(&wanted, object.mark, written, |document, at, origins| {
+                        patch::set(document, &sets, at, origins)
+                    })?;
+                (format!("{wanted} is restarted"), vec![put])
+            }
+            Step::Probe(_)
+            | Step::Load(_)
+            | Step::Fault(_)
+            | Step::Exec { .. }
+            | Step::Note { .. } => return None,
         };
         Some(Doing::Write { what, changes })
     }

@@ -7,7 +7,7 @@
 //! first one first.
 //!
 //! Reading order: this file (the loop, and what is known of an attempt), [`service`] (selectors, ports, readiness),
-//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `size` (what is too large for a link), `way` (routes and rules that are missing), [`evidence`].
+//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `leaving` (pods that are deleted), `size` (what is too large for a link), `way` (routes and rules that are missing), [`evidence`].
 //!
 //! # Fidelity
 //! Intentions are guessed: of two values that ought to be equal, the one that fewer other objects use is taken to be
@@ -34,6 +34,7 @@ pub mod machine;
 pub mod name;
 pub mod policy;
 pub mod service;
+mod leaving;
 mod size;
 mod way;
 
@@ -251,6 +252,8 @@ impl<'a> Case<'a> {
             name::unresolved(self)
         } else if code == Code::CtStaleEndpoint {
             machine::stale(self)
+        } else if matches!(code, Code::EpRemovalLag | Code::StaleRules) {
+            leaving::lagging(self)
         } else {
             None
         };

@@ -10,10 +10,12 @@
 #[cfg(feature = "cli")]
 mod cli;
 mod real;
+
 mod flat;
 mod laws;
 mod partial_sync;
 mod live;
+mod rollout;
 mod oracle_flows;
 mod oracle_kube_proxy;
 mod golden;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use podwire_models::api::{PodTemplate, RestartPolicy, Workload, WorkloadKind};
+use podwire_models::api::{PodTemplate, RestartPolicy, Share, Strategy, Workload, WorkloadKind};
 use podwire_models::base::{Labels, OriginId, Selector};
 
-use super::super::reader::{Reader, Warn as _, flag, text};
+use super::super::reader::{Reader, Warn as _, flag, integer, text};
 use super::super::tree::Node;
 use super::{Meta, pod};
 use crate::limits::PODS;
@@ -36,6 +36,8 @@ pub(super) fn read(
         completions: None,
         selector: None,
         template: empty,
+        strategy: Strategy::default(),
+        min_ready_seconds: 0,
         service_name: None,
         ordinals_start: 0,
         schedule: None,
@@ -51,9 +53,16 @@ pub(super) fn read(
 
 fn fill(reader: &mut Reader<'_>, workload: &mut Workload, spec: &Arc<Node>) {
     match workload.kind {
-        WorkloadKind::Deployment | WorkloadKind::ReplicaSet | WorkloadKind::DaemonSet => {
+        WorkloadKind::Deployment => {
             replicas(reader, workload, spec);
+            min_ready(reader, workload, spec);
+            workload.strategy = strategy(reader, spec.get("strategy"));
         }
+        WorkloadKind::ReplicaSet => {
+            replicas(reader, workload, spec);
+            min_ready(reader, workload, spec);
+        }
+        WorkloadKind::DaemonSet => replicas(reader, workload, spec),
         WorkloadKind::StatefulSet => {
             replicas(reader, workload, spec);
             workload.service_name = text(spec.get("serviceName"));
@@ -114,6 +123,67 @@ fn replicas(reader: &mut Reader<'_>, workload: &mut Workload, spec: &Arc<Node>) 
         workload.template = template;
         check(reader, workload, spec);
     }
+}
+
+fn min_ready(reader: &mut Reader<'_>, workload: &mut Workload, spec: &Arc<Node>) {
+    let seconds = reader.count(spec.get("minReadySeconds"), "`minReadySeconds`");
+    workload.min_ready_seconds = seconds.unwrap_or(0);
+}
+
+fn strategy(reader: &mut Reader<'_>, node: Option<&Arc<Node>>) -> Strategy {
+    let Some(node) = node else {
+        return Strategy::default();
+    };
+    let kinds = [("RollingUpdate", false), ("Recreate", true)];
+    let recreate = reader.word(node.get("type"), "`strategy.type`", &kinds);
+    if recreate == Some(true) {
+        if let Some(other) = node.get("rollingUpdate") {
+            let title = "`rollingUpdate` is not allowed with `type: Recreate`";
+            reader.note(ProblemCode::ManContradiction, other, title, "");
+        }
+        return Strategy::Recreate;
+    }
+    let given = node.get("rollingUpdate");
+    let mut limit = |field: &str| {
+        let node = given.and_then(|given| given.get(field));
+        share(reader, node, field).unwrap_or(Share::Percent(25))
+    };
+    let (max_surge, max_unavailable) = (limit("maxSurge"), limit("maxUnavailable"));
+    let none = |share| matches!(share, Share::Number(0) | Share::Percent(0));
+    if none(max_surge) && none(max_unavailable) {
+        let title = "`maxSurge` and `maxUnavailable` must not both be 0";
+        reader.note(
+            ProblemCode::ManContradiction,
+            given.unwrap_or(node),
+            title,
+            "no pod could ever be replaced",
+        );
+    }
+    Strategy::RollingUpdate {
+        max_surge,
+        max_unavailable,
+    }
+}
+
+/// A number, or a number with `%`.
+fn share(reader: &mut Reader<'_>, node: Option<&Arc<Node>>, field: &str) -> Option<Share> {
+    let node = node?;
+    let share = match integer(Some(node)) {
+        Some(number) => u32::try_from(number).ok().map(Share::Number),
+        None => text(Some(node))
+            .and_then(|text| text.strip_suffix('%')?.parse().ok())
+            .map(Share::Percent),
+    };
+    let fits = match share {
+        Some(Share::Percent(percent)) => percent <= 100 || field == "maxSurge",
+        Some(Share::Number(_)) => true,
+        None => false,
+    };
+    if !fits {
+        let title = format!("`{field}` is a number of pods or a share of them");
+        reader.note(ProblemCode::ManBadValue, node, title, "as in 2 or \"25%\"");
+    }
+    share.filter(|_| fits)
 }
 
 fn job(reader: &mut Reader<'_>, workload: &mut Workload, spec: &Arc<Node>) {

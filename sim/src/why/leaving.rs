@@ -1,0 +1,58 @@
+//! Pods that end before every node knows.
+
+use podwire_models::api::{Kind, ObjectRef, Pod};
+use podwire_models::base::OriginId;
+use podwire_models::control::termination;
+use podwire_models::wire::Code;
+
+use super::{Case, Finding, maker};
+use crate::attempt::lagging as found;
+use crate::controllers::{ENDPOINT_SYNC, KUBELET_WATCH, PROXY_SYNC, runner::MIN_SYNC};
+
+/// A node's rules still lead to a pod that is being deleted, or gone.
+pub(super) fn lagging(case: &Case<'_>) -> Option<Finding> {
+    let trace = &case.attempted.trace;
+    let (record, pod) = found(trace.records.iter(), case.lab)?;
+    let node = trace.names.node_at(&record.place)?;
+    let code = case.attempted.code;
+    if code == Code::StaleRules {
+        let object = ObjectRef::cluster(Kind::Node, node.parse().ok()?);
+        let ip = pod.pod_ips.first()?;
+        let says = format!(
+            "kube-proxy on {node} has stopped: its rules still lead to {ip}, which pod {} had",
+            pod.key
+        );
+        let fix = format!(
+            "restart kube-proxy on {node}, after a look at its log; a pod that is gone cannot be helped by hooks"
+        );
+        let see = format!(
+            "kubectl -n kube-system logs --tail=50 $(kubectl -n kube-system get pods -l k8s-app=kube-proxy --field-selector spec.nodeName={node} -o name)"
+        );
+        let finding = Finding::of(code, &object, OriginId::NONE);
+        return Some(finding.saying(says, fix).shown_by(see));
+    }
+    let (made_by, origin) = maker(pod, &case.world.objects);
+    let usual = (ENDPOINT_SYNC + PROXY_SYNC).saturating_sub(KUBELET_WATCH);
+    let most = usual + MIN_SYNC;
+    let hook = termination::ends_after(&pod.spec);
+    let listened = if has_hook(pod) {
+        format!(
+            "its preStop hook lets it listen for {hook:?} after its deletion, which is not enough"
+        )
+    } else {
+        "it has no preStop hook, so it stops listening as soon as its kubelet hears of its deletion"
+            .to_owned()
+    };
+    let says = format!(
+        "pod {} was deleted while the rules of {node} still lead to it: {listened}; the nodes need {usual:?} longer, and up to {most:?} where kube-proxy has just written",
+        pod.key
+    );
+    let fix = "add a preStop hook to its containers that sleeps longer: lifecycle: {preStop: {sleep: {seconds: 5}}}";
+    let finding = Finding::of(code, &made_by, origin);
+    Some(finding.saying(says, fix.to_owned()))
+}
+
+fn has_hook(pod: &Pod) -> bool {
+    let mut containers = pod.spec.running();
+    containers.any(|container| container.pre_stop_seconds.is_some())
+}

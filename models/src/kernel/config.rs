@@ -301,6 +301,9 @@ pub enum ConfigError {
     /// `nft` was refused.
     #[error("Error: Could not process rule: {0}")]
     Nft(&'static str),
+    /// A chain leads back to itself.
+    #[error("iptables: Too many levels of symbolic links ({0})")]
+    Loop(Arc<str>),
 }
 
 impl ConfigError {

@@ -31,6 +31,8 @@ struct Loader {
     problems: Vec<Problem>,
     /// Real paths of files that were read: one that is named twice is read once.
     seen: BTreeSet<PathBuf>,
+    /// Real paths of directories that were read.
+    directories: BTreeSet<PathBuf>,
     /// Bytes that were read.
     read: u64,
 }
@@ -43,6 +45,10 @@ impl Loader {
     fn named(&mut self, path: &Path) {
         if !path.is_dir() {
             self.file(path);
+            return;
+        }
+        let real = path.canonicalize();
+        if real.is_ok_and(|real| self.directories.contains(&real)) {
             return;
         }
         let before = self.sources.len() + self.problems.len();
@@ -65,6 +71,10 @@ impl Loader {
         if above.contains(&real) {
             let why = format!("a link leads back to {}", real.display());
             return self.problem(ProblemCode::FileLoop, &name, &why);
+        }
+        // Links may lead to one place in more ways than can be counted.
+        if !self.directories.insert(real.clone()) {
+            return;
         }
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,

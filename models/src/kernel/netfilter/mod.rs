@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod chain;
 pub mod save;
+mod loops;
 pub mod recent;
 pub mod nft;
 mod dispatch;
@@ -580,6 +581,9 @@ impl Netns {
     /// # Errors
     /// [`ConfigError::NoChain`] if a rule jumps to a chain that does not exist; nothing changes then.
     pub fn load_rules(&mut self, family: Family, rules: Ruleset) -> Result<(), ConfigError> {
+        if let Some(chain) = rules.loops() {
+            return Err(ConfigError::Loop(chain));
+        }
         self.share_rules(Arc::new(Rules::new(family, rules)?));
         Ok(())
     }

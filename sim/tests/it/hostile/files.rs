@@ -26,7 +26,7 @@ fn what_is_no_file() {
             "FILE_UNREADABLE",
         ),
         ("podwire get pods -f - <&-", "FILE_EMPTY"),
-        ("podwire get pods -f . -f .", "error[FILE_"),
+        ("podwire get pods -f d -f .", "it is a pipe"),
         ("podwire run .", "error["),
         ("podwire explain \"$(printf '\\033[31m')\"", "error"),
         ("podwire run x.ron/y.ron", "FILE_UNREADABLE"),
@@ -56,6 +56,16 @@ fn links() {
         says.contains("self.yaml") && says.contains("dangling.yaml"),
         "{says}"
     );
+    let maze = directory("maze");
+    for n in 0..40 {
+        let (here, next) = (format!("d{n}"), format!("../d{}", n + 1));
+        fs::create_dir_all(maze.join(&here)).unwrap();
+        symlink(&next, maze.join(&here).join("one")).unwrap();
+        symlink(&next, maze.join(&here).join("other")).unwrap();
+    }
+    fs::create_dir_all(maze.join("d40")).unwrap();
+    fs::write(maze.join("d40/x.yaml"), POD).unwrap();
+    well("a maze", &shell(&maze, "podwire get pods -f d0"));
     let judged = shell(&dir, "podwire test .");
     refused("no scenario", &judged, "there is no scenario");
 }

@@ -42,6 +42,7 @@ fn directory(test: &str) -> PathBuf {
 
 /// Runs a line of shell in a directory, where `podwire` is the program.
 fn shell(dir: &Path, line: &str) -> Output {
+    println!("tried: {line}");
     let program = env!("CARGO_BIN_EXE_podwire");
     let script = format!(
         "ulimit -v {MEMORY}; podwire() {{ timeout -s KILL {SECONDS} {program} \"$@\"; }}; {line}"

@@ -69,6 +69,7 @@ pub(super) fn errno_words(error: &ConfigError) -> &'static str {
         ConfigError::InvalidGateway(IpAddr::V6(_)) => "no route to host",
         ConfigError::NetworkDown(_) => "network is down",
         ConfigError::NoSysctl(_) | ConfigError::NoChain(_) => "no such file or directory",
+        ConfigError::Loop(_) => "too many levels of symbolic links",
         ConfigError::Invalid(_) | ConfigError::BadSysctl(_, _) | ConfigError::Nft(_) => {
             "invalid argument"
         }

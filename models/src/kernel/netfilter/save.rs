@@ -666,6 +666,16 @@ pub fn parse_rule(content: &str) -> Result<(String, Rule), SaveErrorKind> {
             args.negated = false;
         }
     }
+    // Without it iptables refuses the rule.
+    let nowhere = |range: &NatRange| range.addrs.is_none() && range.ports.is_none();
+    let missing = match &rule.target {
+        Some(Target::Dnat(range)) if nowhere(range) => Some("--to-destination"),
+        Some(Target::Snat(range)) if nowhere(range) => Some("--to-source"),
+        Some(_) | None => None,
+    };
+    if let Some(option) = missing {
+        return Err(SaveErrorKind::BadValue(option.to_owned(), String::new()));
+    }
     Ok((chain, rule))
 }
 

@@ -14,6 +14,7 @@ pub mod reach;
 pub mod source;
 pub mod engine;
 pub mod trace;
+pub mod cost;
 pub mod manifest;
 pub mod render;
 pub mod traffic;

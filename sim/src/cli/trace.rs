@@ -14,6 +14,7 @@ use super::choice::Choice;
 use super::input::{InputArgs, Session, Told};
 use super::{Done, Format, Report};
 use crate::attempt::{Attempted, Request};
+use crate::cost::{self, Backend, Cost, CostModel};
 use crate::render::json::StepJson;
 use crate::render::{Detail, Style, text};
 use crate::scenario::text::{Delay, Moment as MomentArg};
@@ -28,6 +29,7 @@ Examples:
   podwire trace -f shop.yaml --from node/node-a --to 10.96.0.10:53 --proto udp
   podwire trace -f shop.yaml --host lb=203.0.113.9 --from host/lb --to node/node-a:30080
   podwire trace -f shop.yaml --from pod/shop/web-0 --to pod/shop/cart-0 --proto icmp -o json
+  podwire trace -f shop.yaml --from pod/shop/web-0 --to svc/shop/cart:7070 --cost nft --detail minimal
   podwire trace -f scenarios/lifecycle/pod_killed.ron --from pod/shop/client --to svc/shop/cart:80 --at 5200ms";
 
 /// Follow one attempt: every outcome with its exact chance, and each step of every packet there and back
@@ -53,6 +55,9 @@ pub(super) struct TraceArgs {
     /// [default: before the story begins]
     #[arg(long, value_name = "TIME")]
     at: Option<MomentArg>,
+    /// Estimate the CPU time that the packets would take on a real machine, with this back end of iptables: legacy or nft
+    #[arg(long, value_name = "BACKEND")]
+    cost: Option<BackendArg>,
     /// How many ways of chance are tried before giving up
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
@@ -76,6 +81,24 @@ enum Proto {
     Sctp,
     /// An echo request.
     Icmp,
+}
+
+/// Values of `--cost`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendArg {
+    /// iptables-legacy.
+    Legacy,
+    /// iptables-nft, the default of current distributions.
+    Nft,
+}
+
+impl From<BackendArg> for Backend {
+    fn from(backend: BackendArg) -> Self {
+        match backend {
+            BackendArg::Legacy => Self::Legacy,
+            BackendArg::Nft => Self::Nft,
+        }
+    }
 }
 
 /// Values of `--detail`.
@@ -131,6 +154,8 @@ struct OutcomeJson {
     http_status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<Vec<Blocker>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Cost>,
     steps: Vec<StepJson>,
 }
 
@@ -226,7 +251,12 @@ impl TraceJson {
             | Target::Address { .. }
             | Target::Name { .. } => format!("{}://{}", request.l4, args.to),
         };
-        let outcome = |attempted| OutcomeJson::of(attempted, why(attempted));
+        let outcome = |attempted: &Attempted| OutcomeJson {
+            cost: args
+                .cost
+                .map(|backend| cost::of(&attempted.trace, &CostModel::new(backend.into()))),
+            ..OutcomeJson::of(attempted, why(attempted))
+        };
         Self {
             schema: "podwire.trace/v1",
             from: args.from.to_string(),
@@ -257,7 +287,8 @@ impl TraceJson {
         let mut text = format!("{} to {}{at}: {}\n", self.from, self.to, self.verdict);
         for (said, attempted) in self.outcomes.iter().zip(found) {
             let steps = text::trace(&attempted.trace, detail, Style::Ansi);
-            write!(text, "\n{}\n{steps}", said.text()).expect("a String takes everything");
+            let cost = said.cost.as_ref().map_or_else(String::new, Cost::text);
+            write!(text, "\n{}{cost}\n{steps}", said.text()).expect("a String takes everything");
         }
         text
     }
@@ -278,6 +309,7 @@ impl OutcomeJson {
             seen_source: outcome.seen_source.map(|(ip, _)| ip.to_string()),
             http_status: outcome.http.as_ref().map(|answer| answer.status),
             why,
+            cost: None,
             steps: records
                 .iter()
                 .map(|record| StepJson::of(record, names))

@@ -9,7 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["problem"],
     &["source"],
     &["trace"],
-    &["controllers", "fault", "reach", "traffic"],
+    &["controllers", "cost", "fault", "reach", "traffic"],
     &["simulation"],
     &["program"],
     &["lab"],

@@ -14,6 +14,7 @@ mod real;
 mod flat;
 mod laws;
 mod partial_sync;
+mod cost;
 mod live;
 mod rollout;
 mod oracle_flows;

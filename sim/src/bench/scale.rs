@@ -2,8 +2,8 @@
 //! routes and rules; then one Service changes, and the whole is copied.
 //!
 //! Pods lie in namespaces of [`PODS_OF_A_NAMESPACE`], each with its share of the Services; the pods of a namespace fall to
-//! its Services in turn. No pod has a node yet: the scheduler places them. The underlay's switch knows where every node
-//! is, as that of a cloud does, so that nobody asks thousands of nodes for one address.
+//! its Services in turn. No pod has a node yet:
+//! the scheduler places them.
 
 use std::sync::Arc;
 

@@ -1,13 +1,14 @@
 //! Errors and answers the kernel makes itself: ICMP errors and their rate limit, echo, TCP resets, reassembly, and
 //! the path MTU they teach.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::netfilter::chain::RejectWith;
 use super::super::socket::Found;
 use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
-use crate::base::{Dice, Family, FxIndexMap, Time};
+use crate::base::{Dice, Family, Time};
 use crate::wire::{
     Action, Code, Data, Decider, DeciderKind, DevIndex, Fragment, Head, Icmp, IcmpError, L4,
     Message, Packet, Payload, Quoted, Recorder, Sctp, SctpChunk, Stage, Step, Tcp, TcpFlags,
@@ -21,12 +22,12 @@ const BURST: u64 = 6;
 /// How long pieces wait for the rest of their packet (`net.ipv4.ipfrag_time`).
 const REASSEMBLY: Duration = Duration::from_secs(30);
 
-/// ICMP token buckets, cached path MTUs, and packets being put together.
+/// ICMP token buckets, cached path MTUs, and packets being put together. Empty most of the time, in very many namespaces.
 #[derive(Clone, Debug, Default)]
 pub struct IcmpState {
-    buckets: FxIndexMap<IpAddr, Bucket>,
-    path_mtu: FxIndexMap<IpAddr, (u32, Time)>,
-    fragments: FxIndexMap<(IpAddr, IpAddr, u32), Partial>,
+    buckets: BTreeMap<IpAddr, Bucket>,
+    path_mtu: BTreeMap<IpAddr, (u32, Time)>,
+    fragments: BTreeMap<(IpAddr, IpAddr, u32), Partial>,
     last_ident: u32,
 }
 
@@ -464,7 +465,7 @@ impl Netns {
         let family = piece.family();
         let headers = size::ip_header(family) + size::fragment_header(family);
         let largest = headers + pieces.max().unwrap_or(0);
-        self.icmp.fragments.swap_remove(&key);
+        self.icmp.fragments.remove(&key);
         let whole = Packet {
             fragment: None,
             ..piece.clone()
@@ -488,7 +489,7 @@ impl Netns {
         if waiting.is_none_or(|partial| partial.until > cx.now) {
             return;
         }
-        if let Some(partial) = self.icmp.fragments.swap_remove(&key) {
+        if let Some(partial) = self.icmp.fragments.remove(&key) {
             let seconds = i64::try_from(REASSEMBLY.as_secs()).unwrap_or(0);
             let by = Some(Self::sysctl_says("net.ipv4.ipfrag_time", seconds));
             let code = Code::FragmentLost;

@@ -157,6 +157,7 @@ impl CostModel {
             | Action::FaultBegan { .. }
             | Action::FaultEnded { .. }
             | Action::Note { .. }
+            | Action::LoadCounted { .. }
             | Action::Output { .. } => Picoseconds::default(),
         }
     }

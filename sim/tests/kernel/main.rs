@@ -1,8 +1,8 @@
 //! The Linux kernel as referee: what podwire says about rules, packets and clusters, and what the machine that runs
 //! this test does with the same.
 //!
-//! Needs root, `ip`, `iptables` (the legacy back end: one walk over the rules, as `ip_tables.c` has it), `conntrack`
-//! and `python3`; without them each test says what is missing and passes, unless `PODWIRE_REQUIRE_ALL` is set.
+//! Needs root, `ip`, `iptables` (the legacy back end: one walk over the rules, as `ip_tables.c` has it), `nft`, `conntrack`,
+//! `tcpdump` and `python3`; without them each test says what is missing and passes, unless `PODWIRE_REQUIRE_ALL` is set.
 //! `PODWIRE_KERNEL_FULL` runs the long form.
 #![allow(
     clippy::unwrap_used,
@@ -69,6 +69,7 @@ fn missing() -> Vec<String> {
         "bridge",
         "sysctl",
         "conntrack",
+        "nft",
         "tcpdump",
         "python3",
         "iptables-legacy-restore",

@@ -9,8 +9,8 @@ use podwire_models::api::{Pod, PodSpec};
 use podwire_models::base::{Dice, Family, Namespace, Ratio, Time};
 use podwire_models::cluster::install::Machines;
 use podwire_models::control::dns::flavour::Flavour;
-use podwire_models::control::dns::options::ResolverOptions;
 use podwire_models::control::dns::resolver::ResolvConf;
+use podwire_models::control::dns::settings::DnsSettings;
 use podwire_models::wire::{Action, Code, Head, L4, Manip, NetnsId, PacketId};
 
 use crate::engine::dice::{TooManyOutcomes, explore_within};
@@ -165,11 +165,11 @@ impl Lab {
             })
         };
         let on_machine = |netns: Option<NetnsId>| {
-            let resolv_conf = ResolvConf {
-                nameservers: Vec::new(),
-                search: Vec::new(),
-                ndots: 1,
-                options: ResolverOptions::default(),
+            let resolv_conf = match thing {
+                Thing::Node(_) => ResolvConf::of_node(&self.plan.site.dns),
+                Thing::Host(_) | Thing::Pod(_) | Thing::Workload { .. } => {
+                    ResolvConf::of_node(&DnsSettings::default())
+                }
             };
             let name = thing.to_string().into();
             netns.map(|netns| Source {
@@ -191,7 +191,8 @@ impl Lab {
     }
 
     fn resolv_conf(&self, spec: &PodSpec, namespace: &Namespace) -> ResolvConf {
-        ResolvConf::of_pod(spec, namespace, &self.dns_ips(), &self.plan.site.domain)
+        let site = &self.plan.site;
+        ResolvConf::of_pod(spec, namespace, &self.dns_ips(), &site.domain, &site.dns)
     }
 
     /// Returns the program that makes an attempt.

@@ -27,7 +27,7 @@ use crate::program::{Health, Program};
 use crate::simulation::{Simulation, Witness};
 use crate::source::OriginTable;
 use crate::trace::names::Names;
-use crate::traffic::coredns::NameServer;
+use crate::traffic::coredns::{self, Crash, NameServer};
 use crate::traffic::{sctp, tcp, udp};
 
 /// How a cluster is to be built.
@@ -68,6 +68,19 @@ pub struct Lab {
     pub policed: bool,
     /// Pods that were deleted, by the addresses they had.
     pub gone: BTreeMap<IpAddr, Pod>,
+    /// Name servers that have ended by themselves.
+    pub crashes: BTreeMap<ObjectKey, Crashes>,
+}
+
+/// How a pod's program has ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crashes {
+    /// Why, the last time.
+    pub why: Crash,
+    /// How often.
+    pub times: u32,
+    /// Whether it has not been started again since.
+    pub down: bool,
 }
 
 impl Lab {
@@ -102,6 +115,7 @@ impl Lab {
             stopped: BTreeSet::new(),
             policed,
             gone: BTreeMap::new(),
+            crashes: BTreeMap::new(),
         }
     }
 
@@ -247,7 +261,7 @@ impl Lab {
                 );
                 let (l4, program) = match port.protocol {
                     Protocol::Udp if dns && port.container_port == 53 => {
-                        let server = NameServer::new(std::time::Duration::ZERO);
+                        let server = NameServer::new(self.name_server());
                         (L4::Udp, Program::NameServer(server, Arc::clone(&self.zone)))
                     }
                     Protocol::Udp => {
@@ -270,7 +284,20 @@ impl Lab {
                 let app = simulation.add_app(netns, &label, program);
                 // The second container that wants a port cannot bind it; settling has reported the conflict.
                 let _ = simulation.listen(app, l4, None, port.container_port);
+                if dns && l4 == L4::Udp {
+                    simulation.start_at(simulation.now(), app);
+                }
             }
+        }
+    }
+
+    /// What a replica of the name service can take.
+    fn name_server(&self) -> coredns::ServerSettings {
+        let dns = &self.plan.site.dns;
+        coredns::ServerSettings {
+            service_time: dns.service_time,
+            memory: dns.memory,
+            itself: dns.forwards_to_itself(),
         }
     }
 
@@ -478,6 +505,7 @@ fn zone(objects: &Objects, slices: &[EndpointSlice], site: &Site) -> Zone {
         objects.services.values(),
         &slices,
     )
+    .with_outside(&site.dns)
 }
 
 /// Gives every node its policy agent, if there are policies. `before` tells whether there were any.

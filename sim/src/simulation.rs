@@ -287,6 +287,12 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         self.apps.get(app.0 as usize).map(|a| &a.machine)
     }
 
+    /// Returns all applications, where they are and what they are.
+    pub fn programs(&self) -> impl Iterator<Item = (AppId, NetnsId, &M)> {
+        let apps = (0..).map(AppId).zip(self.apps.iter());
+        apps.map(|(id, app)| (id, app.netns, &app.machine))
+    }
+
     /// Returns all applications with their machines.
     pub fn programs_mut(&mut self) -> impl Iterator<Item = (AppId, &mut M)> {
         (0..)

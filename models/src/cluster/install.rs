@@ -20,6 +20,7 @@ use crate::base::addr::{host_net, nth_addr};
 use crate::base::{Family, ObjectKey, ObjectName, OriginId};
 use crate::control::cni::plugin::portmap::{self, Marking, NatEdit};
 use crate::control::cni::{Attachment, Cni, NodeNet, PodNet, sandbox_id, with_range};
+use crate::control::dns::settings::DnsSettings;
 use crate::kernel::Netns;
 use crate::kernel::config::{Change, ConfigError, NewLink, NewLinkKind, NewRoute, RouteKind};
 use crate::kernel::link::Scope;
@@ -47,6 +48,8 @@ pub struct Site {
     pub domain: Arc<str>,
     /// Hosts outside the cluster.
     pub hosts: Vec<OutsideHost>,
+    /// Names outside, and what the name service can take.
+    pub dns: DnsSettings,
     /// Further addresses of nodes, each on a device of its own that nothing is plugged into.
     pub more_addresses: Vec<(ObjectName, IpNet)>,
 }
@@ -96,6 +99,7 @@ impl Default for Site {
             pod_mtu: None,
             domain: "cluster.local".into(),
             hosts: Vec::new(),
+            dns: DnsSettings::default(),
             more_addresses: Vec::new(),
         }
     }

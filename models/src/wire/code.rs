@@ -212,6 +212,12 @@ codes! {
     DnsRefused "DNS_REFUSED": "the name server's address refuses queries",
         why "the kube-dns Service has no endpoints, or nothing listens there",
         fix "check the CoreDNS pods";
+    DnsOverload "DNS_OVERLOAD": "the name servers get more questions than they can answer, and end",
+        why "each question that waits takes memory; a replica that is killed leaves its share to the others",
+        fix "more replicas, more memory, and fewer questions: lower ndots, names with a dot at the end, NodeLocal DNSCache";
+    DnsLoop "DNS_LOOP": "the name server forwards to itself, and ends when it notices",
+        why "the node's resolv.conf names a server on the loopback device, as systemd-resolved's 127.0.0.53, which in a pod is the pod itself",
+        fix "let kubelet's resolvConf name the file with the real servers";
 
     PodUnready "POD_UNREADY": "the pod exists and is not ready to be used",
         why "its readiness probe fails", fix "look at the pod's conditions";

@@ -66,3 +66,19 @@ pub const fn node_grace(version: Version) -> Duration {
         Version::V1_32 | Version::V1_33 | Version::V1_34 => Duration::from_secs(50),
     }
 }
+
+/// From a container's end to its next start, when it has ended so many times: at once, then 10 s, doubled each time, at
+/// most 5 min (`CrashLoopBackOff`, `pkg/kubelet/kubelet.go`: `backOffPeriod`, `MaxContainerBackOff`).
+///
+/// # Fidelity
+/// A container that has run for ten minutes begins anew in the real kubelet.
+pub fn back_off(times: u32) -> Duration {
+    const FIRST: Duration = Duration::from_secs(10);
+    const MOST: Duration = Duration::from_secs(300);
+    match times {
+        0 | 1 => Duration::ZERO,
+        _ => FIRST
+            .saturating_mul(1_u32.checked_shl(times - 2).unwrap_or(u32::MAX))
+            .min(MOST),
+    }
+}

@@ -81,6 +81,24 @@ pub struct ClusterFile {
     pub hosts: Vec<Host>,
     /// Settings of kube-proxy.
     pub kube_proxy: KubeProxy,
+    /// Names outside, and what the name service can take.
+    pub dns: Dns,
+}
+
+/// The nodes' `resolv.conf`, the names outside, and what the replicas of `CoreDNS` can take.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Name servers of the nodes.
+    pub upstream: Vec<Text<std::net::IpAddr>>,
+    /// Search list of the nodes.
+    pub search: Vec<Text<String>>,
+    /// Names outside and their addresses.
+    pub names: BTreeMap<String, Text<Addresses>>,
+    /// How long a replica works on one question.
+    pub service_time: Option<Text<Delay>>,
+    /// With how many questions waiting a replica is killed.
+    pub memory: Option<u32>,
 }
 
 /// A machine of the cluster.

@@ -2,6 +2,7 @@
 //! whether what was expected held. [`mod@moment`] asks what becomes of one more attempt in the middle of it.
 
 pub mod resolve;
+mod crash;
 mod live;
 mod load;
 mod reaches;

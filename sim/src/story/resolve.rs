@@ -13,6 +13,7 @@ use podwire_models::base::{Family, Mac, ObjectKey, ObjectName, OriginId, Ratio, 
 use podwire_models::cluster::install::{OutsideHost, Site};
 use podwire_models::cluster::links::Link;
 use podwire_models::cluster::{Acl, WireEnd};
+use podwire_models::control::dns::settings::DnsSettings;
 use podwire_models::control::ipam::NodeCidrs;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
 use podwire_models::kernel::config::ConfigError;
@@ -359,6 +360,18 @@ impl Resolver<'_> {
             let subnet = "fc00:f853:ccd:e793::/64".parse().expect("a literal prefix");
             site.underlay.subnets.push(subnet);
         }
+        let dns = &cluster.dns;
+        site.dns = DnsSettings {
+            upstream: dns.upstream.iter().map(|ip| **ip).collect(),
+            search: dns.search.iter().map(|name| name.as_str().into()).collect(),
+            names: dns
+                .names
+                .iter()
+                .map(|(name, ips)| (name.as_str().into(), ips.0.clone()))
+                .collect(),
+            service_time: dns.service_time.as_ref().map_or(Duration::ZERO, |t| t.0),
+            memory: dns.memory,
+        };
         for host in &cluster.hosts {
             if let Some(zone) = &host.zone {
                 self.refuse(Some(zone.mark), "the zone of a machine outside");

@@ -143,6 +143,8 @@ pub(super) enum Task {
     Terminate(ObjectKey),
     /// A deleted pod has stopped.
     Stop(ObjectKey),
+    /// A container that has ended by itself is started again.
+    Restart(ObjectKey),
     /// `CoreDNS` hears of Services and slices.
     Names,
     /// The `EndpointSlice` controller writes its slices.
@@ -212,6 +214,8 @@ pub(super) struct Run<'a, D> {
     failed: Vec<Failed>,
     /// Whether the run stopped with attempts still open.
     endless: bool,
+    /// Programs that have ended by themselves, and of which everybody knows.
+    pub(super) buried: BTreeSet<AppId>,
 }
 
 impl<'a, D: Dice> Run<'a, D> {
@@ -243,6 +247,7 @@ impl<'a, D: Dice> Run<'a, D> {
             found: BTreeMap::new(),
             remembered: BTreeMap::new(),
             endless: false,
+            buried: BTreeSet::new(),
             explain: false,
             failed: Vec::new(),
         }
@@ -453,6 +458,7 @@ impl<D: Dice> Run<'_, D> {
             Task::Begin(pod) => self.begin_pod(&pod),
             Task::Terminate(pod) => self.terminate_pod(&pod),
             Task::Stop(pod) => self.stop_pod(&pod),
+            Task::Restart(pod) => self.restart(&pod),
             Task::Names => self.names(),
             Task::Slices => self.slices(),
             Task::Rules => {
@@ -560,6 +566,7 @@ impl<D: Dice> Run<'_, D> {
     /// Looks at what happened since the last time: whose it is, and which attempts have ended.
     fn look(&mut self) {
         self.look_at_tools();
+        self.look_at_name_servers();
         if self.open.is_empty() {
             return;
         }
@@ -794,6 +801,12 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
+    /// Whether anything is still to be done or found out.
+    pub(super) fn goes_on(&self) -> bool {
+        let wanted = |task: &Task| matches!(task, Task::Do(_) | Task::End(_));
+        self.busy() || self.simulation.now() < self.story.until || self.agenda.values().any(wanted)
+    }
+
     fn busy(&self) -> bool {
         !self.open.is_empty() || self.tools.iter().any(|running| running.output.is_none())
     }
@@ -956,7 +969,8 @@ impl<D: Dice> Run<'_, D> {
             let machines = &self.simulation.machines;
             machines.netns_of(pod)
         });
-        netns.is_none_or(|netns| self.simulation.machines.cluster.is_off(netns))
+        let crashed = self.lab.crashes.get(key).is_some_and(|crash| crash.down);
+        crashed || netns.is_none_or(|netns| self.simulation.machines.cluster.is_off(netns))
     }
 
     /// Pods whose readiness probes find listeners of the story are ready before it begins.

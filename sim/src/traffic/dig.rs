@@ -249,7 +249,7 @@ mod tests {
     use podwire_models::wire::{DnsResponse, ResponseCode};
 
     use super::*;
-    use crate::traffic::coredns::NameServer;
+    use crate::traffic::coredns::{self, NameServer};
     use crate::traffic::pipe::{Fate, Machine, Pipe, Side, Silence};
 
     impl Machine for Dig {
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_search_goes_on_while_the_name_does_not_exist() {
-        let server = Server(NameServer::new(Duration::ZERO));
+        let server = Server(NameServer::new(coredns::ServerSettings::default()));
         let pipe = Pipe::new(dig(&["a.", "b.", "c."]), server, |_, _, _| Fate::Pass).run();
         let answer = outcome(&pipe.done).answer.as_ref().unwrap();
         assert_eq!(&*answer.dns.name, "b.");

@@ -208,6 +208,10 @@ impl Timers {
 struct Timer(Option<Token>);
 
 impl Timer {
+    const fn idle() -> Self {
+        Self(None)
+    }
+
     fn set(&mut self, timers: &mut Timers, after: Duration, actions: &mut Vec<Action>) {
         self.cancel(actions);
         let token = timers.fresh();

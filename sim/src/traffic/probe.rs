@@ -380,15 +380,13 @@ impl Probe {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use std::time::Duration;
-
     use podwire_models::base::{Errno, NoChance};
     use podwire_models::wire::{
         Code, DnsRecord, DnsResponse, Packet, RecordData, RecordType, ResponseCode,
     };
 
     use super::*;
-    use crate::traffic::coredns::NameServer;
+    use crate::traffic::coredns::{self, NameServer};
     use crate::traffic::pipe::{Fate, Machine, Pipe, remote};
     use crate::traffic::tcp::{ServerSettings, TcpServer};
 
@@ -443,7 +441,7 @@ mod tests {
 
     fn cluster() -> Cluster {
         let web = TcpServer::new(ServerSettings::new("web-0".into()));
-        Cluster(NameServer::new(Duration::ZERO), web)
+        Cluster(NameServer::new(coredns::ServerSettings::default()), web)
     }
 
     /// The first address of the answer refuses.

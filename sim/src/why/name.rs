@@ -9,10 +9,14 @@ use super::{Case, Finding, machine, maker, pod_spec, policy, service};
 use crate::problem::suggestion;
 use crate::scenario::address::Target;
 use crate::trace::record::Record;
+use crate::traffic::coredns::Crash;
 
 /// A look-up failed.
 pub(super) fn unresolved(case: &Case<'_>) -> Option<Finding> {
     if let Some(finding) = not_asked(case) {
+        return Some(finding);
+    }
+    if let Some(finding) = crashed(case) {
         return Some(finding);
     }
     if let Some((record, code)) = lost(case) {
@@ -28,6 +32,40 @@ pub(super) fn unresolved(case: &Case<'_>) -> Option<Finding> {
     // An upstream that cannot be asked answers SERVFAIL to the last candidate.
     let code = case.attempted.code;
     matches!(code, Code::DnsNxDomain | Code::DnsServFail).then(|| unknown(case))?
+}
+
+/// The name servers end by themselves.
+fn crashed(case: &Case<'_>) -> Option<Finding> {
+    let (key, crash) = case.lab.crashes.iter().next()?;
+    let pod = case.lab.objects.pods.get(key)?;
+    let (object, origin) = maker(pod, &case.world.objects);
+    let dns = &case.lab.plan.site.dns;
+    let (code, says, fix) = match crash.why {
+        Crash::OutOfMemory => (
+            Code::DnsOverload,
+            format!(
+                "its replicas are killed when more than {} questions wait, each works on one for {} ms, and those that are left get the questions of the others: {key} was killed {} times",
+                dns.memory.unwrap_or(0),
+                dns.service_time.as_millis(),
+                crash.times
+            ),
+            "run more replicas with more memory, and ask less: lower ndots, full names with a dot at the end, NodeLocal DNSCache".to_owned(),
+        ),
+        Crash::Loop => (
+            Code::DnsLoop,
+            format!(
+                "it forwards what it does not know to {}, the name server of its node's resolv.conf, and in its pod that is itself: the plugin loop ends it",
+                dns.forwards_to_itself()?
+            ),
+            "let the kubelet's resolvConf name the file with the real servers (/run/systemd/resolve/resolv.conf), or name them in the Corefile".to_owned(),
+        ),
+    };
+    let logs = format!("kubectl -n {} logs {} --previous", key.namespace, key.name);
+    Some(
+        Finding::of(code, &object, origin)
+            .saying(says, fix)
+            .shown_by(logs),
+    )
 }
 
 fn kube_dns<'a>(case: &Case<'a>) -> Option<&'a Service> {

@@ -39,10 +39,15 @@ pub(crate) fn story(path: &Path) -> Result<Story, String> {
         .unwrap()
         .to_str()
         .unwrap();
-    let content = fs::read_to_string(path).unwrap();
+    story_of(name, &fs::read_to_string(path).unwrap())
+}
+
+/// The same for the text of a scenario that lies at `name`, below all of them.
+pub(crate) fn story_of(name: &str, content: &str) -> Result<Story, String> {
+    let path = root().join("scenarios").join(name);
     let mut sources = Sources::default();
-    sources.add(name, content.as_str());
-    let file = scenario::read(name, &content).map_err(|found| problem::render(&found, &sources))?;
+    sources.add(name, content);
+    let file = scenario::read(name, content).map_err(|found| problem::render(&found, &sources))?;
     let mut inputs = Vec::new();
     for wanted in files(&file) {
         let content = fs::read_to_string(path.parent().unwrap().join(wanted.as_str())).unwrap();

@@ -21,6 +21,7 @@ mod oracle_flows;
 mod oracle_kube_proxy;
 mod golden;
 mod failures;
+mod anchors;
 #[cfg(all(feature = "cli", unix))]
 mod hostile;
 mod walk;

@@ -4,3 +4,4 @@ pub mod flavour;
 pub mod options;
 pub mod records;
 pub mod resolver;
+pub mod settings;

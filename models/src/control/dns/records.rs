@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::settings::DnsSettings;
 use crate::api::{EndpointSlice, Service, ServiceType};
 use crate::base::{Family, Namespace};
 use crate::wire::{DnsRecord, DnsResponse, RecordData, RecordType, ResponseCode};
@@ -18,6 +19,8 @@ pub struct Zone {
     records: BTreeMap<String, Vec<RecordData>>,
     /// Names that exist because something below them does.
     nodes: BTreeSet<String>,
+    /// Names outside, as the servers upstream know them; nobody is there if there are none.
+    outside: BTreeMap<String, Vec<RecordData>>,
 }
 
 impl Zone {
@@ -41,6 +44,18 @@ impl Zone {
             zone.add_service(domain, service, slices);
         }
         zone
+    }
+
+    /// Returns the zone with what is answered about names outside of the cluster.
+    #[must_use]
+    pub fn with_outside(mut self, settings: &DnsSettings) -> Self {
+        let reachable = settings.forwards_to_itself().is_none();
+        for (name, ips) in settings.names.iter().filter(|_| reachable) {
+            let name = format!("{}.", name.to_ascii_lowercase().trim_end_matches('.'));
+            let data = ips.iter().map(|ip| RecordData::Address(*ip));
+            self.outside.insert(name, data.collect());
+        }
+        self
     }
 
     fn add_service(&mut self, domain: &str, service: &Service, slices: &[&EndpointSlice]) {
@@ -131,18 +146,27 @@ impl Zone {
     /// Answers a question about a fully qualified, lower-case name.
     ///
     /// # Fidelity
-    /// Names outside the cluster would be forwarded; there is nobody upstream here, so they are SERVFAIL.
+    /// Names outside the cluster are forwarded; here those of the settings are answered at once, and if there are none, all are
+    /// SERVFAIL, as with nobody upstream.
     pub fn answer(&self, name: &str, record_type: RecordType) -> DnsResponse {
         let inside = name.ends_with(&format!(".{}", self.domain)) || name == self.domain;
         let reverse = name.ends_with(".in-addr.arpa.") || name.ends_with(".ip6.arpa.");
-        if !inside && !reverse {
+        let forwarded = !inside && !reverse;
+        if forwarded && self.outside.is_empty() {
             return DnsResponse {
                 code: ResponseCode::ServFail,
                 answers: Vec::new(),
             };
         }
-        let Some(records) = self.records.get(name) else {
-            let exists = self.nodes.contains(name);
+        let known = if forwarded {
+            &self.outside
+        } else {
+            &self.records
+        };
+        let Some(records) = known.get(name) else {
+            let below = format!(".{name}");
+            let exists = self.nodes.contains(name)
+                || forwarded && self.outside.keys().any(|known| known.ends_with(&below));
             let code = if exists {
                 ResponseCode::NoError
             } else {

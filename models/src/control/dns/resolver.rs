@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use super::flavour::Flavour;
 use super::options::ResolverOptions;
+use super::settings::DnsSettings;
 use crate::api::{DnsPolicy, PodSpec};
 use crate::base::Namespace;
+
+/// More search domains are cut off (`MaxDNSSearchPaths` of the kubelet).
+const MAX_SEARCH: usize = 32;
 
 /// Larger values count as this (`RES_MAXNDOTS` of glibc; musl and Go have the same).
 const MAX_NDOTS: usize = 15;
@@ -26,18 +30,25 @@ pub struct ResolvConf {
 }
 
 impl ResolvConf {
-    /// Returns what kubelet writes for a pod.
-    ///
-    /// # Fidelity
-    /// `dnsPolicy: Default` gives the node's file, which is empty here.
-    pub fn of_pod(spec: &PodSpec, namespace: &Namespace, dns: &[IpAddr], domain: &str) -> Self {
+    /// Returns what kubelet writes for a pod: the cluster's name servers and search list with those of the node behind
+    /// it, or the node's own file.
+    pub fn of_pod(
+        spec: &PodSpec,
+        namespace: &Namespace,
+        dns: &[IpAddr],
+        domain: &str,
+        node: &DnsSettings,
+    ) -> Self {
         let cluster = || Self {
             nameservers: dns.to_vec(),
-            search: vec![
+            search: [
                 format!("{namespace}.svc.{domain}").into(),
                 format!("svc.{domain}").into(),
                 domain.into(),
-            ],
+            ]
+            .into_iter()
+            .chain(node.search.iter().cloned())
+            .collect(),
             ndots: 5,
             options: ResolverOptions::default(),
         };
@@ -48,9 +59,10 @@ impl ResolvConf {
             options: ResolverOptions::default(),
         };
         let mut conf = match spec.dns_policy {
-            DnsPolicy::ClusterFirst if spec.host_network => empty(),
+            DnsPolicy::ClusterFirst if spec.host_network => Self::of_node(node),
             DnsPolicy::ClusterFirst | DnsPolicy::ClusterFirstWithHostNet => cluster(),
-            DnsPolicy::Default | DnsPolicy::None => empty(),
+            DnsPolicy::Default => Self::of_node(node),
+            DnsPolicy::None => empty(),
         };
         if let Some(config) = &spec.dns_config {
             conf.nameservers.extend(&config.nameservers);
@@ -61,7 +73,18 @@ impl ResolvConf {
             conf.options = ResolverOptions::read(&config.options);
         }
         conf.nameservers.truncate(3);
+        conf.search.truncate(MAX_SEARCH);
         conf
+    }
+
+    /// Returns the file of a node.
+    pub fn of_node(node: &DnsSettings) -> Self {
+        Self {
+            nameservers: node.upstream.iter().take(3).copied().collect(),
+            search: node.search.clone(),
+            ndots: 1,
+            options: ResolverOptions::default(),
+        }
     }
 
     /// Returns the fully qualified names a resolver asks for, in order, until one exists. To a name with dots enough musl
@@ -94,7 +117,13 @@ mod tests {
     #[test]
     fn five_dots_ask_for_the_name_itself_first() {
         let namespace = "default".parse().expect("a name");
-        let conf = ResolvConf::of_pod(&PodSpec::default(), &namespace, &[], "cluster.local");
+        let conf = ResolvConf::of_pod(
+            &PodSpec::default(),
+            &namespace,
+            &[],
+            "cluster.local",
+            &DnsSettings::default(),
+        );
         let of = |name: &str| {
             conf.candidates(name, Flavour::Glibc)
                 .iter()

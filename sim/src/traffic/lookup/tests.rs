@@ -13,7 +13,7 @@ use podwire_models::control::dns::options::ResolverOptions;
 
 use super::go::GoLookup;
 use super::*;
-use crate::traffic::coredns::NameServer;
+use crate::traffic::coredns::{self, NameServer};
 use crate::traffic::pipe::{Fate, Machine, Pipe, Side, Silence};
 
 impl Machine for Lookup {
@@ -58,7 +58,11 @@ impl Machine for Server {
 }
 
 fn server(known: &'static str, otherwise: ResponseCode) -> Server {
-    Server(NameServer::new(Duration::ZERO), known, otherwise)
+    Server(
+        NameServer::new(coredns::ServerSettings::default()),
+        known,
+        otherwise,
+    )
 }
 
 fn lookup(flavour: Flavour, servers: usize, names: &[&str]) -> Lookup {

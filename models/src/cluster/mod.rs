@@ -4,7 +4,7 @@
 //! whole is one value that can be cloned, compared and checked.
 //!
 //! Reading order: this file (what there is), [`api_server`] (the Service every cluster has), [`settle`] (the control plane fills in), [`install`] (objects become
-//! machines), [`peers`] (routes between nodes), [`links`] (pairs of machines that differ), [`carry`] (a frame crosses a wire), [`machine`] (what CNI plugins
+//! machines), `peers` (routes between nodes), [`links`] (pairs of machines that differ), [`carry`] (a frame crosses a wire), [`machine`] (what CNI plugins
 //! see of a machine).
 
 pub mod api_server;

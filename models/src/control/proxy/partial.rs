@@ -1,7 +1,7 @@
 //! What changes in the rules when the endpoints of one Service do: kube-proxy's partial sync.
 //!
 //! Since 1.28 the real program writes only the chains of Services that changed, and in a cluster of more than
-//! [`LARGE_CLUSTER_ENDPOINTS`] endpoints leaves chains that are no longer used until the next full sync
+//! 1,000 endpoints leaves chains that are no longer used until the next full sync
 //! (`pkg/proxy/iptables/proxier.go`, `largeClusterMode`).
 //!
 //! # Fidelity

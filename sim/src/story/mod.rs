@@ -1,12 +1,19 @@
-//! Scenarios that are run: [`mod@resolve`] makes a [`Story`] of a file and its manifests, [`mod@run`] runs it and finds out
-//! whether what was expected held. [`mod@moment`] asks what becomes of one more attempt in the middle of it.
+//! Scenarios that are run: [`mod@resolve`] makes a [`Story`] of a file and its manifests, [`mod@run`] runs it: the agenda, and
+//! attempts. What the agenda asks for has a room each: `live` (objects and controllers), `ready` (who is ready, and its
+//! endpoints), `servers`, `faults`, `commands`, `load`, `crash`; `held` and `reaches` find out whether what was expected held.
+//! [`mod@moment`] asks what becomes of one more attempt in the middle of it.
 
 pub mod resolve;
+mod commands;
 mod crash;
+mod faults;
+mod held;
 mod live;
 mod load;
 mod reaches;
+mod ready;
 pub mod run;
+mod servers;
 pub mod moment;
 pub mod writes;
 

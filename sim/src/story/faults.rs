@@ -1,0 +1,126 @@
+//! Faults of the timeline: how they begin and end, what they touch, and who notices.
+
+use std::time::Duration;
+
+use podwire_models::base::{Dice, ObjectKey};
+use podwire_models::control::readiness;
+use podwire_models::wire::Action;
+
+use super::run::{Run, Task};
+use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC};
+use crate::fault::{Fault, Undo};
+use crate::trace::record::Record;
+
+/// A fault that is in force.
+pub(super) struct Active {
+    fault: Fault,
+    undo: Undo,
+    since: usize,
+}
+
+impl<D: Dice> Run<'_, D> {
+    pub(super) fn begin(&mut self, id: String, fault: Fault, lasts: Option<Duration>) {
+        self.check_flat();
+        let since = self.simulation.recorder.records().len();
+        match fault.begin(&mut self.simulation.machines) {
+            Ok(undo) => {
+                let what = fault.words();
+                let began = Action::FaultBegan {
+                    fault: id.clone(),
+                    what,
+                };
+                self.note(began);
+                self.react(&fault, false);
+                if let Some(lasts) = lasts {
+                    self.plan_after(lasts, Task::End(id.clone()));
+                }
+                self.faults.insert(id, Active { fault, undo, since });
+            }
+            Err(why) => {
+                let text = format!("fault {id} cannot begin: {why}");
+                self.note(Action::Note { text });
+            }
+        }
+    }
+
+    /// Counts the packets of an attempt of a load that faults touched.
+    pub(super) fn touch(&mut self, records: &[Record]) {
+        for (id, active) in &self.faults {
+            let pod = active.fault.pod();
+            let pod = pod.and_then(|pod| self.lab.objects.pods.get(pod));
+            let count = active.fault.seen(&self.simulation.machines, records, pod);
+            *self.touched.entry(id.clone()).or_default() += count;
+        }
+    }
+
+    pub(super) fn count_touched(&mut self, id: &str) -> u64 {
+        let Some(active) = self.faults.get(id) else {
+            return 0;
+        };
+        let records = self.simulation.recorder.records();
+        let since = records.get(active.since..).unwrap_or_default();
+        let pod = active.fault.pod();
+        let pod = pod.and_then(|pod| self.lab.objects.pods.get(pod));
+        let machines = &self.simulation.machines;
+        let count = active.fault.touched(id, machines, since, pod);
+        let all = self.touched.entry(id.to_owned()).or_default();
+        *all += count;
+        *all
+    }
+
+    pub(super) fn end(&mut self, id: &str) {
+        let touched = self.count_touched(id);
+        let Some(active) = self.faults.remove(id) else {
+            return;
+        };
+        active.undo.end(&mut self.simulation.machines);
+        if let Undo::Attach(pod) = &active.undo {
+            self.attach(pod);
+        }
+        let fault = id.to_owned();
+        self.note(Action::FaultEnded { fault, touched });
+        self.react(&active.fault, true);
+    }
+
+    /// Lets controllers notice that pods have gone, or are back.
+    pub(super) fn react(&mut self, fault: &Fault, ended: bool) {
+        match fault {
+            Fault::PodKill { pod } => {
+                let spec = self.lab.objects.pods.get(pod).map(|pod| &pod.spec);
+                let asked = spec.map_or(Duration::ZERO, |spec| readiness::first_ready(spec));
+                let after = if ended {
+                    POD_START + asked
+                } else {
+                    PLEG_RELIST
+                };
+                self.plan_after(after, Task::Ready(pod.clone(), ended));
+            }
+            Fault::NodeDown { node } => {
+                let pods = self.lab.objects.pods.values();
+                let here = pods.filter(|pod| pod.node_name.as_ref() == Some(node));
+                let keys: Vec<ObjectKey> = here.map(|pod| pod.key.clone()).collect();
+                let grace = controllers::node_grace(self.lab.plan.version);
+                let after = if ended { PLEG_RELIST } else { grace };
+                for key in keys {
+                    self.plan_after(after, Task::Ready(key, ended));
+                }
+            }
+            Fault::KubeProxyDown { node } => {
+                if ended {
+                    // It starts, and synchronises at once.
+                    self.lab.stopped.remove(node);
+                    self.plan_once(PROXY_SYNC, Task::Rules);
+                } else {
+                    self.lab.stopped.insert(node.clone());
+                }
+            }
+            Fault::LinkDown { .. }
+            | Fault::Sysctl { .. }
+            | Fault::ForwardDrop { .. }
+            | Fault::HairpinOff { .. }
+            | Fault::RouteLost { .. }
+            | Fault::ConntrackRace { .. }
+            | Fault::Acl(_) => {}
+        }
+    }
+}

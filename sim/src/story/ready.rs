@@ -1,0 +1,164 @@
+//! Who is attached and ready, and the endpoints that follow from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podwire_models::base::{Dice, ObjectKey};
+use podwire_models::control::readiness;
+use podwire_models::wire::{Action, Code};
+
+use super::run::{Run, Task};
+use crate::controllers::ZONE_SYNC;
+use crate::lab::answers;
+
+impl<D: Dice> Run<'_, D> {
+    /// Makes a killed pod's network again, and starts its programs.
+    pub(super) fn attach(&mut self, key: &ObjectKey) {
+        let Some(pod) = self.lab.objects.pods.get(key).cloned() else {
+            return;
+        };
+        let mut errors = Vec::new();
+        let machines = &mut self.simulation.machines;
+        machines.attach(&pod, &self.lab.plan.site, &mut errors);
+        for error in errors {
+            self.note(Action::Note {
+                text: error.to_string(),
+            });
+        }
+        // The lab answers where a pod is, and the simulation has the machines.
+        let attached = self.simulation.machines.pods.get(key).cloned();
+        if let Some(attached) = attached {
+            let node = format!("node/{}", attached.node);
+            for id in [
+                Some(attached.netns),
+                self.simulation.machines.cluster.named(&node),
+            ] {
+                let netns = id.and_then(|id| self.simulation.machines.cluster.netns(id));
+                let Some(netns) = netns else { continue };
+                if netns.id == attached.netns {
+                    let on = attached.node.as_str();
+                    self.names.name_netns(netns.id, Some(on), &netns.name);
+                }
+                for device in netns.devices.iter().flatten() {
+                    self.names.name_device(netns.id, device.index, &device.name);
+                }
+            }
+            Arc::make_mut(&mut self.lab.machines.pods).insert(key.clone(), attached);
+        }
+        self.lab.start_pod(&pod, &mut self.simulation);
+    }
+
+    /// What the kubelet's event says of a pod whose readiness probe fails.
+    pub(super) fn unhealthy(&self, key: &ObjectKey) -> Option<String> {
+        let pod = self.lab.objects.pods.get(key)?;
+        let machines = &self.simulation.machines;
+        let failing = readiness::failing(&pod.spec, |port| answers(machines, pod, port))?;
+        let says = failing.says(*pod.pod_ips.first()?);
+        Some(format!("Pod/{key}: Unhealthy: {says}"))
+    }
+
+    /// Whether something keeps a pod from answering.
+    pub(super) fn is_gone(&self, key: &ObjectKey) -> bool {
+        let netns = self.lab.objects.pods.get(key).and_then(|pod| {
+            let machines = &self.simulation.machines;
+            machines.netns_of(pod)
+        });
+        let crashed = self.lab.crashes.get(key).is_some_and(|crash| crash.down);
+        crashed || netns.is_none_or(|netns| self.simulation.machines.cluster.is_off(netns))
+    }
+
+    /// Pods whose readiness probes find listeners of the story are ready before it begins.
+    pub(super) fn ask_again(&mut self) {
+        let machines = &self.simulation.machines;
+        let mut answered = Vec::new();
+        for shortfall in &self.lab.shortfalls {
+            let pods = self.lab.objects.pods.values();
+            let pod = pods.filter(|_| shortfall.code == Code::PodUnready);
+            let mut pod = pod.filter(|pod| shortfall.object == format!("Pod/{}", pod.key));
+            if let Some(pod) = pod.next()
+                && readiness::failing(&pod.spec, |port| answers(machines, pod, port)).is_none()
+            {
+                answered.push(pod.key.clone());
+            }
+        }
+        if answered.is_empty() {
+            return;
+        }
+        for key in answered {
+            let object = format!("Pod/{key}");
+            let shortfalls = &mut self.lab.shortfalls;
+            shortfalls.retain(|one| one.code != Code::PodUnready || one.object != object);
+            if let Some(pod) = self.lab.objects.pods.get_mut(&key) {
+                pod.ready = Some(true);
+            }
+        }
+        self.lab.refresh_slices();
+        self.lab.program(&mut self.simulation.machines);
+        self.lab.serve_health(&mut self.simulation);
+        self.names();
+    }
+
+    pub(super) fn ready(&mut self, key: &ObjectKey, ready: bool) {
+        // Whoever noticed notices too late: it is the other way round by now.
+        if self.is_gone(key) == ready {
+            return;
+        }
+        if ready && let Some(event) = self.unhealthy(key) {
+            return self.note(Action::Changed { what: event });
+        }
+        let Some(pod) = self.lab.objects.pods.get_mut(key) else {
+            return;
+        };
+        if pod.ready == Some(ready) {
+            return;
+        }
+        pod.ready = Some(ready);
+        let word = if ready { "ready" } else { "not ready" };
+        let what = format!("Pod/{key} is {word}");
+        self.note(Action::Changed { what });
+        self.plan_slices();
+    }
+
+    pub(super) fn slices(&mut self) {
+        let before = self.ready_endpoints();
+        let changed = self.lab.refresh_slices();
+        let after = self.ready_endpoints();
+        for (service, ready) in &after {
+            if before.get(service) != Some(ready) {
+                let what = format!("EndpointSlices of {service}: {ready} ready");
+                self.note(Action::Changed { what });
+            }
+        }
+        self.count_endpoints();
+        if changed {
+            self.plan_rules();
+        }
+        self.plan_after(ZONE_SYNC, Task::Names);
+    }
+
+    pub(super) fn ready_endpoints(&self) -> BTreeMap<ObjectKey, u64> {
+        let mut counts: BTreeMap<ObjectKey, BTreeSet<IpAddr>> = BTreeMap::new();
+        for service in self.lab.objects.services.keys() {
+            counts.insert(service.clone(), BTreeSet::new());
+        }
+        for slice in &self.lab.slices {
+            let name = slice.service_name().and_then(|name| name.parse().ok());
+            let Some(name) = name else { continue };
+            let key = ObjectKey::new(slice.key.namespace.clone(), name);
+            let ready = slice
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.is_ready());
+            let first = ready.filter_map(|endpoint| endpoint.addresses.first());
+            counts.entry(key).or_default().extend(first);
+        }
+        let count = |(key, all): (ObjectKey, BTreeSet<IpAddr>)| (key, all.len() as u64);
+        counts.into_iter().map(count).collect()
+    }
+
+    pub(super) fn count_endpoints(&mut self) {
+        let counts = self.ready_endpoints();
+        self.endpoints.push((self.simulation.now(), counts));
+    }
+}

@@ -2,33 +2,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use podwire_models::api::{EndpointSlice, Objects, Pod, Service};
-use podwire_models::base::{Dice, Family, Namespace, ObjectKey, ObjectName, OriginId, Protocol};
+use podwire_models::base::{Dice, Namespace, ObjectKey, ObjectName, Protocol};
 use podwire_models::cluster::api_server;
-use podwire_models::cluster::install::{InstallError, Machines, Site, program_rules};
+use podwire_models::cluster::install::{InstallError, Machines, Site};
 use podwire_models::cluster::settle::{self, Allocators, Shortfall};
 use podwire_models::control::cni::Cni;
 use podwire_models::control::dns::records::Zone;
 use podwire_models::control::endpoints;
 use podwire_models::control::policy::Policies;
 use podwire_models::control::policy::agent::NodeAgent;
-use podwire_models::control::proxy::{
-    Flags, NodeView, PortView, ServiceView, Version, cleanup, health, iptables, partial,
-};
+use podwire_models::control::proxy::{Flags, NodeView, ServiceView, Version, health};
 use podwire_models::control::readiness;
-use podwire_models::kernel::netfilter::Rules;
 use podwire_models::kernel::netfilter::agent::Agent;
-use podwire_models::kernel::netfilter::chain::Table;
-use podwire_models::wire::{Code, L4, NetnsId};
+use podwire_models::wire::{Code, L4};
 
+use crate::controllers::dirty::Dirty;
 use crate::program::{Health, Program};
 use crate::simulation::{Simulation, Witness};
 use crate::source::OriginTable;
 use crate::trace::names::Names;
 use crate::traffic::coredns::{self, Crash, NameServer};
 use crate::traffic::{sctp, tcp, udp};
+
+mod proxies;
 
 /// How a cluster is to be built.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +52,8 @@ pub struct Lab {
     pub objects: Objects,
     /// Its endpoint slices: those of the input and those of the controller.
     pub slices: Vec<EndpointSlice>,
+    /// How many of them are those of the input; they come first.
+    written: usize,
     /// Its machines, programmed.
     pub machines: Machines,
     /// State of the allocators.
@@ -64,6 +66,9 @@ pub struct Lab {
     programmed: Vec<ServiceView>,
     /// Nodes whose kube-proxy does nothing.
     pub stopped: BTreeSet<ObjectName>,
+    /// Whether controllers and kube-proxies look at everything each time, as if nobody had told them what changed. It takes
+    /// longer and changes nothing else: this is the reference.
+    pub in_full: bool,
     /// Whether agents on the nodes know of policies.
     pub policed: bool,
     /// Pods that were deleted, by the addresses they had.
@@ -94,29 +99,27 @@ impl Lab {
         let (mut machines, errors) = Machines::install(&objects, &plan.site);
         shortfalls.extend(errors.into_iter().map(refused));
         let zone = zone(&objects, &slices, &plan.site);
-        let programmed = program_nodes(
-            &mut machines,
-            &objects,
-            &slices,
-            &plan,
-            &mut shortfalls,
-            (&[], &BTreeSet::new()),
-        );
         let policed = program_agents(&mut machines, &objects, plan.site.cni, false);
-        Self {
+        let mut lab = Self {
             plan,
+            written: objects.endpoint_slices.len(),
             objects,
             slices,
             machines,
             allocators,
             shortfalls,
             zone: Arc::new(zone),
-            programmed,
+            programmed: Vec::new(),
             stopped: BTreeSet::new(),
+            in_full: false,
             policed,
             gone: BTreeMap::new(),
             crashes: BTreeMap::new(),
-        }
+        };
+        let mut machines = std::mem::take(&mut lab.machines);
+        lab.program(&mut machines, &Dirty::All);
+        lab.machines = machines;
+        lab
     }
 
     /// Tells the agents on all nodes which policies there are, and who has which address and labels.
@@ -188,7 +191,7 @@ impl Lab {
     /// Lets every node's kube-proxy answer health checks by what it has programmed: ports open, close, and change their
     /// answers.
     pub fn serve_health<D: Dice, R: Witness>(&self, simulation: &mut Simulation<Program, D, R>) {
-        let flags = flags(&self.plan);
+        let flags = proxies::flags(&self.plan);
         let mut wanted = BTreeMap::new();
         for (name, machine) in simulation.machines.nodes.iter() {
             let object = self.objects.nodes.get(name);
@@ -332,94 +335,59 @@ impl Lab {
         }
     }
 
-    /// Writes the slices that follow from the objects as they are now; returns whether they are others than before.
-    pub fn refresh_slices(&mut self) -> bool {
-        let slices = all_slices(&self.objects);
-        let changed = self.slices != slices;
-        self.slices = slices;
+    /// Writes the slices of Services that have to be looked at; returns those of which they are others than before.
+    pub fn refresh_slices(&mut self, dirty: &Dirty) -> Dirty {
+        let mut changed = Dirty::default();
+        let Some(services) = dirty.services().filter(|_| !self.in_full) else {
+            let slices = all_slices(&self.objects);
+            if self.slices != slices {
+                changed = Dirty::All;
+            }
+            self.written = self.objects.endpoint_slices.len();
+            self.slices = slices;
+            return changed;
+        };
+        for key in services {
+            let mut written = self.objects.endpoint_slices.values();
+            if written.any(|slice| is_for(slice, key)) {
+                continue;
+            }
+            let service = self.objects.services.get(key);
+            let new = service.map(|service| endpoints::slices_of(service, &self.objects));
+            let new = new.unwrap_or_default();
+            let place = self.place_of(key);
+            if self.slices.get(place.clone()) != Some(&new) {
+                self.slices.splice(place, new);
+                changed.add(key.clone());
+            }
+        }
         changed
+    }
+
+    /// Returns the slices of one Service.
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+        let written = self.slices.iter().take(self.written);
+        let by_controller = self.slices.get(self.place_of(service)).unwrap_or_default();
+        let written = written.filter(move |slice| is_for(slice, service));
+        written.chain(by_controller)
+    }
+
+    /// Where the slices are that the controller writes for a Service, or would be.
+    fn place_of(&self, service: &ObjectKey) -> Range<usize> {
+        let names = (service.namespace.as_str(), service.name.as_str());
+        let by_controller = self.slices.get(self.written..).unwrap_or_default();
+        let before = |slice: &EndpointSlice| {
+            let of = slice.service_name().unwrap_or_default();
+            (slice.key.namespace.as_str(), of) < names
+        };
+        let start = self.written + by_controller.partition_point(before);
+        let behind = self.slices.get(start..).unwrap_or_default().iter();
+        start..start + behind.take_while(|slice| is_for(slice, service)).count()
     }
 
     /// Works out the names that follow from Services and slices as they are now.
     pub fn refresh_zone(&mut self) {
         self.zone = Arc::new(zone(&self.objects, &self.slices, &self.plan.site));
-    }
-
-    /// Lets every node's kube-proxy write the rules that follow from the slices as they are now.
-    pub fn program(&mut self, machines: &mut Machines) {
-        let Self {
-            plan,
-            objects,
-            slices,
-            shortfalls,
-            programmed,
-            stopped,
-            ..
-        } = self;
-        let before = (programmed.as_slice(), &*stopped);
-        *programmed = program_nodes(machines, objects, slices, plan, shortfalls, before);
-    }
-
-    /// Lets the controller of endpoints and every node's kube-proxy act on a change that concerns the endpoints of one Service
-    /// only. Most of the time that is little work (a partial sync); where it is not enough, all is done anew.
-    pub fn sync_service(&mut self, machines: &mut Machines, key: &ObjectKey) {
-        let given = |s: &EndpointSlice| {
-            s.key.namespace == key.namespace && s.service_name() == Some(key.name.as_str())
-        };
-        let written_by_others = self.objects.endpoint_slices.values().any(given);
-        let service = self.objects.services.get(key);
-        let Some(service) = service.filter(|_| !written_by_others && self.stopped.is_empty())
-        else {
-            self.refresh_slices();
-            self.program(machines);
-            return;
-        };
-        let new = endpoints::slices_of(service, &self.objects);
-        let start = self.slices.iter().position(given);
-        let start = start.unwrap_or(self.slices.len());
-        let several = self
-            .slices
-            .iter()
-            .skip(start)
-            .take_while(|s| given(s))
-            .count();
-        self.slices
-            .splice(start..start + several, new.iter().cloned());
-        let mut done = true;
-        for family in Family::ALL {
-            let ports = ServiceView::new([service], &new, family).ports;
-            let Some(view) = self
-                .programmed
-                .iter_mut()
-                .find(|view| view.family == family)
-            else {
-                continue;
-            };
-            let endpoints_before = view.endpoint_count();
-            let (at, before) = view.replace(key, ports);
-            let after = view.ports.get(at..).unwrap_or_default();
-            let own = after.partition_point(|port| port.service <= *key);
-            let (after, behind) = after.split_at(own);
-            if before == after {
-                continue;
-            }
-            let endpoints_after = view.endpoint_count();
-            let change = partial::Change {
-                before: &before,
-                after,
-                behind,
-                endpoints_before,
-                endpoints_after,
-            };
-            if !edit_nodes(machines, &self.objects, change, &self.plan, family) {
-                // As if nothing had happened: all is compared with what there was.
-                view.replace(key, before);
-                done = false;
-            }
-        }
-        if !done {
-            self.program(machines);
-        }
     }
 
     /// Returns the address of the cluster's name service.
@@ -485,6 +453,10 @@ fn refused(error: InstallError) -> Shortfall {
     }
 }
 
+fn is_for(slice: &EndpointSlice, service: &ObjectKey) -> bool {
+    slice.key.namespace == service.namespace && slice.service_name() == Some(service.name.as_str())
+}
+
 /// Returns the slices of the input and those the controller writes.
 fn all_slices(objects: &Objects) -> Vec<EndpointSlice> {
     let mut slices: Vec<EndpointSlice> = objects.endpoint_slices.values().cloned().collect();
@@ -529,155 +501,4 @@ fn program_agents(machines: &mut Machines, objects: &Objects, cni: Cni, before: 
         }
     }
     wanted
-}
-
-/// kube-proxy's flags, with the cluster's pod ranges filled in.
-fn flags(plan: &Plan) -> Flags {
-    let mut flags = plan.flags.clone();
-    if flags.cluster_cidr.is_empty() {
-        flags.cluster_cidr.clone_from(&plan.site.pod_cidrs);
-    }
-    flags
-}
-
-/// What a node's rules were before its kube-proxy wrote, and what they are now.
-struct Rewritten {
-    had: Option<Arc<Rules>>,
-    has: Arc<Rules>,
-}
-
-/// Changes the rules that all nodes share once for all of them; returns whether that could be done.
-fn edit_nodes(
-    machines: &mut Machines,
-    objects: &Objects,
-    change: partial::Change<'_>,
-    plan: &Plan,
-    family: Family,
-) -> bool {
-    let first = machines.nodes.values().next();
-    let rules = first.and_then(|m| machines.cluster.netns(m.netns)?.rules(family).cloned());
-    let object = machines
-        .nodes
-        .keys()
-        .next()
-        .and_then(|name| objects.nodes.get(name));
-    let (Some(mut rules), Some(object)) = (rules, object) else {
-        return false;
-    };
-    let node = NodeView::new(object, Vec::new());
-    let flags = flags(plan);
-    let Some(edit) = partial::edit(rules.ruleset(), change, (&node, &flags, plan.version)) else {
-        return false;
-    };
-    let all = |machines: &Machines| {
-        let netns: Vec<NetnsId> = machines.nodes.values().map(|m| m.netns).collect();
-        let shares = |id: &NetnsId| {
-            let own = machines.cluster.netns(*id).and_then(|n| n.rules(family));
-            own.is_some_and(|own| Arc::ptr_eq(own, &rules))
-        };
-        netns.iter().all(shares).then_some(netns)
-    };
-    let Some(all) = all(machines) else {
-        return false;
-    };
-    for id in &all {
-        let netns = machines.cluster.netns_mut(*id);
-        drop(netns.and_then(|netns| netns.lend_rules(family)));
-    }
-    let shared = Arc::make_mut(&mut rules);
-    let tables = [Table::Filter, Table::Nat];
-    let done = tables.iter().all(|table| {
-        let of_table = edit.iter().filter(|(of, ..)| of == table);
-        let chains = of_table.map(|(_, name, rules)| (Arc::clone(name), Arc::clone(rules)));
-        shared.replace(*table, chains.collect()).is_ok()
-    });
-    let view = |ports: &[PortView]| ServiceView {
-        family,
-        ports: ports.to_vec(),
-    };
-    let (before, after) = (view(change.before), view(change.after));
-    for id in all {
-        if let Some(netns) = machines.cluster.netns_mut(id) {
-            netns.share_rules(Arc::clone(&rules));
-            if let Some(table) = &mut netns.conntrack {
-                cleanup::clean(table, &before, &after, plan.version);
-            }
-        }
-    }
-    done
-}
-
-/// Whether two sets of rules are the same; long ones mostly are the very same.
-fn same(a: Option<&Arc<Rules>>, b: Option<&Arc<Rules>>) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
-        (None, None) => true,
-        (Some(_), None) | (None, Some(_)) => false,
-    }
-}
-
-/// Lets every node's kube-proxy write its rules and forget stale connections; returns what the rules were made from.
-fn program_nodes(
-    machines: &mut Machines,
-    objects: &Objects,
-    slices: &[EndpointSlice],
-    plan: &Plan,
-    shortfalls: &mut Vec<Shortfall>,
-    (programmed, stopped): (&[ServiceView], &BTreeSet<ObjectName>),
-) -> Vec<ServiceView> {
-    let mut views = Vec::new();
-    let flags = flags(plan);
-    for family in Family::ALL {
-        let view = ServiceView::new(objects.services.values(), slices, family);
-        let alike = iptables::same_on_every_node(&view, &flags);
-        let mut last: Option<Rewritten> = None;
-        for (name, machine) in machines.nodes.iter() {
-            if stopped.contains(name) {
-                continue;
-            }
-            let Some(node) = objects.nodes.get(name) else {
-                continue;
-            };
-            let Some(netns) = machines.cluster.netns_mut(machine.netns) else {
-                continue;
-            };
-            let addrs = netns.devices.iter().flatten().flat_map(|d| &d.addrs);
-            let local = addrs
-                .map(|a| a.net.addr())
-                .filter(|a| Family::of(*a) == family);
-            let node_view = NodeView::new(node, local.collect());
-            if iptables::routes_localnet(family, &node_view, &flags) {
-                let set = netns.sysctls.set("net.ipv4.conf.all.route_localnet", 1);
-                set.expect("the setting exists and takes 1");
-            }
-            let had = netns.rules(family).cloned();
-            let as_last = |last: &&Rewritten| alike && same(last.had.as_ref(), had.as_ref());
-            if let Some(last) = last.as_ref().filter(as_last) {
-                netns.share_rules(Arc::clone(&last.has));
-            } else {
-                let rules = iptables::ruleset(&view, &node_view, &flags, plan.version);
-                let owns = |chain: &str| chain.starts_with("KUBE-");
-                match program_rules(netns, family, &rules, owns) {
-                    Ok(()) => {
-                        // Most nodes have the same rules: once in memory is enough.
-                        let other = last.as_ref().map(|last| &last.has);
-                        let has = netns.share_same_rules(other, family);
-                        last = has.map(|has| Rewritten { had, has }).or(last);
-                    }
-                    Err(error) => shortfalls.push(Shortfall {
-                        code: Code::NfDrop,
-                        object: format!("Node//{name}"),
-                        says: error.to_string(),
-                        origin: OriginId::NONE,
-                    }),
-                }
-            }
-            let earlier = programmed.iter().find(|view| view.family == family);
-            if let (Some(earlier), Some(table)) = (earlier, &mut netns.conntrack) {
-                cleanup::clean(table, earlier, &view, plan.version);
-            }
-        }
-        views.push(view);
-    }
-    views
 }

@@ -301,6 +301,12 @@ impl Object {
     }
 }
 
+/// The key before which none of a namespace comes: names begin with a letter or a digit.
+fn first_in(namespace: &Namespace) -> ObjectKey {
+    let first: ObjectName = "0".parse().expect("a digit is a name");
+    ObjectKey::new(namespace.clone(), first)
+}
+
 /// All objects of a cluster, sorted by kind and key: what the API server holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
@@ -327,11 +333,15 @@ pub struct Objects {
 impl Objects {
     /// Returns the pods of one namespace.
     pub fn pods_in(&self, namespace: &Namespace) -> impl Iterator<Item = &Pod> {
-        let first: ObjectName = "0".parse().expect("a digit is a name");
-        // No name comes before it: names begin with a letter or a digit.
-        let from = ObjectKey::new(namespace.clone(), first);
-        let pods = self.pods.range(from..).map(|(_, pod)| pod);
+        let pods = self.pods.range(first_in(namespace)..).map(|(_, pod)| pod);
         pods.take_while(move |pod| pod.key.namespace == *namespace)
+    }
+
+    /// Returns the Services of one namespace.
+    pub fn services_in(&self, namespace: &Namespace) -> impl Iterator<Item = &Service> {
+        let services = self.services.range(first_in(namespace)..);
+        let services = services.map(|(_, service)| service);
+        services.take_while(move |service| service.key.namespace == *namespace)
     }
 
     /// Puts an object in, and returns the one of the same kind and name that was there.

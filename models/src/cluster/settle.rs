@@ -232,8 +232,13 @@ fn add_dns(objects: &mut Objects, site: &Site) {
         .insert((workload.kind, workload.key.clone()), workload);
 }
 
-/// Gives Services the addresses and node ports they lack.
-pub fn settle_services(objects: &mut Objects, site: &Site, shortfalls: &mut Vec<Shortfall>) {
+/// Gives Services the addresses and node ports they lack; returns those that were given any.
+pub fn settle_services(
+    objects: &mut Objects,
+    site: &Site,
+    shortfalls: &mut Vec<Shortfall>,
+) -> Vec<ObjectKey> {
+    let mut given = Vec::new();
     let mut pools: Vec<ServiceIps> = site
         .service_cidrs
         .iter()
@@ -252,9 +257,11 @@ pub fn settle_services(objects: &mut Objects, site: &Site, shortfalls: &mut Vec<
         if service.service_type == ServiceType::ExternalName {
             continue;
         }
-        if service.cluster_ip == ClusterIp::Unassigned {
+        let lacks = service.cluster_ip == ClusterIp::Unassigned;
+        if lacks {
             assign_cluster_ips(service, &mut pools, shortfalls);
         }
+        let before = node_ports.len();
         let exposed = match service.service_type {
             ServiceType::NodePort => true,
             ServiceType::LoadBalancer => service.allocate_load_balancer_node_ports,
@@ -263,7 +270,11 @@ pub fn settle_services(objects: &mut Objects, site: &Site, shortfalls: &mut Vec<
         if exposed {
             assign_node_ports(service, &mut node_ports);
         }
+        if lacks || node_ports.len() > before {
+            given.push(service.key.clone());
+        }
     }
+    given
 }
 
 fn assign_cluster_ips(

@@ -39,6 +39,15 @@ pub fn slices(objects: &Objects) -> Vec<EndpointSlice> {
         .collect()
 }
 
+/// Returns the Services whose endpoint a pod is, or will be.
+pub fn services_of<'a>(pod: &'a Pod, objects: &'a Objects) -> impl Iterator<Item = &'a Service> {
+    let selects = |service: &&Service| {
+        let selector = service.selector.as_ref();
+        selector.is_some_and(|selector| !selector.is_empty() && selector.matches(&pod.labels))
+    };
+    objects.services_in(&pod.key.namespace).filter(selects)
+}
+
 /// Returns the slices the controller writes for one Service.
 pub fn slices_of(service: &Service, objects: &Objects) -> Vec<EndpointSlice> {
     let Some(selector) = &service.selector else {

@@ -18,6 +18,7 @@ use podwire_models::wire::NoRecorder;
 use serde::Serialize;
 
 use super::meter::{self, Meter};
+use crate::controllers::dirty::Dirty;
 use crate::engine::Seeded;
 use crate::lab::{Lab, Plan};
 
@@ -177,7 +178,10 @@ pub fn scale(sizes: &Sizes) -> Report {
         let service = withdraw(&mut lab, round);
         let change = Meter::start();
         if let Some(service) = service {
-            lab.sync_service(&mut simulation.machines, &service);
+            let mut dirty = Dirty::default();
+            dirty.add(service);
+            let changed = lab.refresh_slices(&dirty);
+            lab.program(&mut simulation.machines, &changed);
         }
         changes.push(change.wall_seconds());
     }

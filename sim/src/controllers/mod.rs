@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use podwire_models::control::proxy::Version;
 
+pub mod dirty;
 pub mod runner;
 
 /// From a container's end to kubelet's notice: PLEG's relist period (`pkg/kubelet/pleg/generic.go`).

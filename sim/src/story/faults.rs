@@ -7,6 +7,7 @@ use podwire_models::control::readiness;
 use podwire_models::wire::Action;
 
 use super::run::{Run, Task};
+use crate::controllers::dirty::Dirty;
 use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC};
 use crate::fault::{Fault, Undo};
 use crate::trace::record::Record;
@@ -109,6 +110,7 @@ impl<D: Dice> Run<'_, D> {
                 if ended {
                     // It starts, and synchronises at once.
                     self.lab.stopped.remove(node);
+                    self.memory.rules = Dirty::All;
                     self.plan_once(PROXY_SYNC, Task::Rules);
                 } else {
                     self.lab.stopped.insert(node.clone());

@@ -180,9 +180,9 @@ impl<D: Dice> Run<'_, D> {
     }
 
     fn ready_at(&self, service: &ObjectKey, at: Time) -> u64 {
-        let mut counts = self.endpoints.iter().rev();
-        let then = counts.find(|(since, _)| *since <= at);
-        then.and_then(|(_, counts)| counts.get(service).copied())
+        let counts = self.endpoints.iter().rev();
+        let mut then = counts.filter(|(since, _)| *since <= at);
+        then.find_map(|(_, counts)| counts.get(service).copied())
             .unwrap_or(0)
     }
 

@@ -10,11 +10,12 @@ use podwire_models::api::{
 };
 use podwire_models::base::{Dice, Namespace, ObjectKey, Time};
 use podwire_models::cluster::settle;
-use podwire_models::control::{readiness, rollout, termination};
+use podwire_models::control::{endpoints, readiness, rollout, termination};
 use podwire_models::wire::Action;
 
 use super::run::{Run, Task};
 use super::writes::Change;
+use crate::controllers::dirty::Dirty;
 use crate::controllers::{
     CONTROLLER_SYNC, ENDPOINT_SYNC, KUBELET_WATCH, POD_START, POD_TEARDOWN, POLICY_SYNC, PROXY_SYNC,
 };
@@ -32,6 +33,10 @@ pub(super) struct Memory {
     outdated: BTreeMap<WorkloadId, BTreeSet<ObjectKey>>,
     /// Names that some pod has or had.
     used: BTreeSet<ObjectKey>,
+    /// Services whose slices have to be looked at.
+    pub(super) endpoints: Dirty,
+    /// Services whose rules have to be written.
+    pub(super) rules: Dirty,
     /// Since when pods are ready that became so in the story.
     ready_since: BTreeMap<ObjectKey, Time>,
 }
@@ -68,6 +73,7 @@ impl<D: Dice> Run<'_, D> {
             Object::Node(node) => self.put_node(node),
             Object::EndpointSlice(_) => {
                 self.lab.objects.insert(object);
+                self.memory.endpoints = Dirty::All;
                 self.plan_slices();
             }
             Object::Namespace(_)
@@ -99,7 +105,11 @@ impl<D: Dice> Run<'_, D> {
         let objects = &mut self.lab.objects;
         objects.services.insert(service.key.clone(), service);
         let shortfalls = self.lab.shortfalls.len();
-        settle::settle_services(objects, &self.lab.plan.site, &mut self.lab.shortfalls);
+        let shortfalls_of = &mut self.lab.shortfalls;
+        let given = settle::settle_services(objects, &self.lab.plan.site, shortfalls_of);
+        for service in given.into_iter().chain([key.clone()]) {
+            self.touch_service(service);
+        }
         self.tell_shortfalls(shortfalls);
         self.plan_slices();
         let after = self.lab.objects.services.get(&key);
@@ -121,6 +131,9 @@ impl<D: Dice> Run<'_, D> {
         pod.pod_ips.clone_from(&old.pod_ips);
         pod.uid.clone_from(&old.uid);
         (pod.ready, pod.phase, pod.deleting) = (old.ready, old.phase, old.deleting);
+        let old = old.clone();
+        self.touch_pod(&old);
+        self.touch_pod(&pod);
         self.lab.objects.pods.insert(pod.key.clone(), pod);
         self.plan_slices();
     }
@@ -151,6 +164,7 @@ impl<D: Dice> Run<'_, D> {
         self.lab.objects.nodes.insert(node.name.clone(), node);
         // kube-proxy watches its Node, and its health follows at once.
         self.lab.serve_health(&mut self.simulation);
+        self.touch_all();
         self.plan_slices();
     }
 
@@ -163,11 +177,13 @@ impl<D: Dice> Run<'_, D> {
             Kind::Pod => self.delete_pod(&object.key()),
             Kind::Service => {
                 self.lab.objects.remove(object);
+                self.touch_service(object.key());
                 self.plan_slices();
                 self.plan_rules();
             }
             Kind::EndpointSlice => {
                 self.lab.objects.remove(object);
+                self.memory.endpoints = Dirty::All;
                 self.plan_slices();
             }
             Kind::Workload(kind) => {
@@ -190,7 +206,12 @@ impl<D: Dice> Run<'_, D> {
                 }
                 self.lab.objects.remove(object);
             }
-            Kind::Node | Kind::NetworkPolicy | Kind::ClusterPolicy(_) | Kind::Ingress => {
+            Kind::Node => {
+                self.lab.objects.remove(object);
+                self.touch_all();
+                self.plan_policies();
+            }
+            Kind::NetworkPolicy | Kind::ClusterPolicy(_) | Kind::Ingress => {
                 self.lab.objects.remove(object);
                 self.plan_policies();
             }
@@ -297,6 +318,8 @@ impl<D: Dice> Run<'_, D> {
             return;
         }
         pod.ready = Some(false);
+        let pod = pod.clone();
+        self.touch_pod(&pod);
         let ips: Vec<String> = pod.pod_ips.iter().map(ToString::to_string).collect();
         let node = pod.node_name.as_ref().map(ToString::to_string);
         let what = format!(
@@ -328,6 +351,7 @@ impl<D: Dice> Run<'_, D> {
         }
         pod.deleting = true;
         let pod = pod.clone();
+        self.touch_pod(&pod);
         self.changed(format!("Pod/{key} is being deleted"));
         self.plan_slices();
         let ends = KUBELET_WATCH + termination::ends_after(&pod.spec);
@@ -357,6 +381,7 @@ impl<D: Dice> Run<'_, D> {
         self.changed(format!("Pod/{key} is gone"));
         self.plan_slices();
         if let Some(pod) = gone {
+            self.touch_pod(&pod);
             self.wake_owners(&pod);
             for ip in &pod.pod_ips {
                 self.lab.gone.insert(*ip, pod.clone());
@@ -378,6 +403,26 @@ impl<D: Dice> Run<'_, D> {
     }
 
     // ---- what follows ----
+
+    /// A pod is not as it was: the Services whose endpoint it is or was have to be looked at, as soon as anybody looks.
+    pub(super) fn touch_pod(&mut self, pod: &Pod) {
+        let services = endpoints::services_of(pod, &self.lab.objects);
+        for service in services {
+            self.memory.endpoints.add(service.key.clone());
+        }
+    }
+
+    /// A Service is not as it was.
+    fn touch_service(&mut self, service: ObjectKey) {
+        self.memory.endpoints.add(service.clone());
+        self.memory.rules.add(service);
+    }
+
+    /// A node is not as it was.
+    fn touch_all(&mut self) {
+        self.memory.endpoints = Dirty::All;
+        self.memory.rules = Dirty::All;
+    }
 
     /// The `EndpointSlice` controller looks at pods and Services.
     pub(super) fn plan_slices(&mut self) {

@@ -10,6 +10,7 @@ use podwire_models::wire::{Action, Code};
 
 use super::run::{Run, Task};
 use crate::controllers::ZONE_SYNC;
+use crate::controllers::dirty::Dirty;
 use crate::lab::answers;
 
 impl<D: Dice> Run<'_, D> {
@@ -93,8 +94,8 @@ impl<D: Dice> Run<'_, D> {
                 pod.ready = Some(true);
             }
         }
-        self.lab.refresh_slices();
-        self.lab.program(&mut self.simulation.machines);
+        self.lab.refresh_slices(&Dirty::All);
+        self.lab.program(&mut self.simulation.machines, &Dirty::All);
         self.lab.serve_health(&mut self.simulation);
         self.names();
     }
@@ -114,51 +115,71 @@ impl<D: Dice> Run<'_, D> {
             return;
         }
         pod.ready = Some(ready);
+        let pod = pod.clone();
+        self.touch_pod(&pod);
         let word = if ready { "ready" } else { "not ready" };
         let what = format!("Pod/{key} is {word}");
         self.note(Action::Changed { what });
         self.plan_slices();
     }
 
+    /// The `EndpointSlice` controller looks at the Services it has heard of.
     pub(super) fn slices(&mut self) {
-        let before = self.ready_endpoints();
-        let changed = self.lab.refresh_slices();
-        let after = self.ready_endpoints();
-        for (service, ready) in &after {
-            if before.get(service) != Some(ready) {
+        let dirty = std::mem::take(&mut self.memory.endpoints);
+        let changed = self.lab.refresh_slices(&dirty);
+        let before = self.count_endpoints(&changed);
+        for (service, before) in before {
+            let Some(ready) = self.ready.get(&service).copied() else {
+                continue;
+            };
+            if before != Some(ready) {
                 let what = format!("EndpointSlices of {service}: {ready} ready");
                 self.note(Action::Changed { what });
             }
         }
-        self.count_endpoints();
-        if changed {
+        if !changed.is_empty() {
+            self.memory.rules.merge(changed);
             self.plan_rules();
         }
         self.plan_after(ZONE_SYNC, Task::Names);
     }
 
-    pub(super) fn ready_endpoints(&self) -> BTreeMap<ObjectKey, u64> {
-        let mut counts: BTreeMap<ObjectKey, BTreeSet<IpAddr>> = BTreeMap::new();
-        for service in self.lab.objects.services.keys() {
-            counts.insert(service.clone(), BTreeSet::new());
+    /// Counts the ready endpoints of Services, and returns how many they had before.
+    pub(super) fn count_endpoints(&mut self, of: &Dirty) -> BTreeMap<ObjectKey, Option<u64>> {
+        let services = match of {
+            Dirty::Some(services) => services.clone(),
+            Dirty::All => self.all_services(),
+        };
+        let mut counts = BTreeMap::new();
+        let mut before = BTreeMap::new();
+        for service in services {
+            let there = self.lab.objects.services.contains_key(&service);
+            let mut slices = self.lab.slices_of(&service).peekable();
+            let known = there || slices.peek().is_some();
+            let endpoints = slices.flat_map(|slice| &slice.endpoints);
+            let ready = endpoints.filter(|endpoint| endpoint.is_ready());
+            let addresses = ready.filter_map(|endpoint| endpoint.addresses.first());
+            let count = addresses.collect::<BTreeSet<&IpAddr>>().len() as u64;
+            counts.insert(service.clone(), count);
+            let was = if known {
+                self.ready.insert(service.clone(), count)
+            } else {
+                self.ready.remove(&service)
+            };
+            before.insert(service, was.or_else(|| there.then_some(0)));
         }
-        for slice in &self.lab.slices {
-            let name = slice.service_name().and_then(|name| name.parse().ok());
-            let Some(name) = name else { continue };
-            let key = ObjectKey::new(slice.key.namespace.clone(), name);
-            let ready = slice
-                .endpoints
-                .iter()
-                .filter(|endpoint| endpoint.is_ready());
-            let first = ready.filter_map(|endpoint| endpoint.addresses.first());
-            counts.entry(key).or_default().extend(first);
-        }
-        let count = |(key, all): (ObjectKey, BTreeSet<IpAddr>)| (key, all.len() as u64);
-        counts.into_iter().map(count).collect()
+        self.endpoints.push((self.simulation.now(), counts));
+        before
     }
 
-    pub(super) fn count_endpoints(&mut self) {
-        let counts = self.ready_endpoints();
-        self.endpoints.push((self.simulation.now(), counts));
+    /// Services that there are, those of which only slices are there, and those that were there.
+    fn all_services(&self) -> BTreeSet<ObjectKey> {
+        let named = self.lab.slices.iter().filter_map(|slice| {
+            let name = slice.service_name()?.parse().ok()?;
+            Some(ObjectKey::new(slice.key.namespace.clone(), name))
+        });
+        let there = self.lab.objects.services.keys();
+        let known = there.chain(self.ready.keys()).cloned();
+        known.chain(named).collect()
     }
 }

@@ -15,6 +15,7 @@ use super::load::Load;
 use super::reaches::Found;
 use super::resolve::{Attempt, Doing, Story, label};
 use crate::attempt::{self, Request};
+use crate::controllers::dirty::Dirty;
 use crate::controllers::runner::Runner;
 use crate::engine::dice::Seeded;
 use crate::lab::Lab;
@@ -179,7 +180,9 @@ pub(super) struct Run<'a, D> {
     pub(super) tools: Vec<Running>,
     pub(super) faults: BTreeMap<String, Active>,
     pub(super) touched: BTreeMap<String, u64>,
-    /// Number of ready endpoints of each Service since when.
+    /// Number of ready endpoints of each Service.
+    pub(super) ready: BTreeMap<ObjectKey, u64>,
+    /// Number of ready endpoints of Services of which it may be another, since when.
     pub(super) endpoints: Vec<(Time, BTreeMap<ObjectKey, u64>)>,
     /// The first pair of pods that could not reach each other.
     pub(super) culprit: Option<String>,
@@ -220,6 +223,7 @@ impl<'a, D: Dice> Run<'a, D> {
             tools: Vec::new(),
             faults: BTreeMap::new(),
             touched: BTreeMap::new(),
+            ready: BTreeMap::new(),
             endpoints: Vec::new(),
             culprit: None,
             found: BTreeMap::new(),
@@ -258,7 +262,7 @@ impl<D: Dice> Run<'_, D> {
         self.serve_more();
         self.ask_again();
         self.shortfalls();
-        self.count_endpoints();
+        self.count_endpoints(&Dirty::All);
         // What is looked at at a moment is looked at before anything is done then.
         self.plan_looks();
         for (at, doing) in &self.story.agenda {
@@ -440,7 +444,8 @@ impl<D: Dice> Run<'_, D> {
             Task::Names => self.names(),
             Task::Slices => self.slices(),
             Task::Rules => {
-                self.lab.program(&mut self.simulation.machines);
+                let dirty = std::mem::take(&mut self.memory.rules);
+                self.lab.program(&mut self.simulation.machines, &dirty);
                 self.lab.serve_health(&mut self.simulation);
                 let mut what = "kube-proxy on every node has written its rules".to_owned();
                 for (n, node) in self.lab.stopped.iter().enumerate() {

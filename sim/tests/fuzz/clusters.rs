@@ -1,5 +1,5 @@
-//! Random clusters, timelines and faults, against what is always true: no panic, one fingerprint, every attempt ends,
-//! causes come before what they cause, and where nothing is in the way a pod reaches another.
+//! Random clusters, timelines and faults, against what is always true: no panic, one fingerprint, also if controllers look at
+//! everything each time, every attempt ends, causes come before what they cause, and where nothing is in the way a pod reaches another.
 //!
 //! Each cluster draws which sorts of steps it has at all, so that some are without faults and some have nothing else.
 
@@ -339,6 +339,10 @@ fn check(text: &str) -> bool {
     }
     let ran = story::explained(&story, story.seed);
     sane(&story, &ran);
+    let mut in_full = story.clone();
+    in_full.lab.in_full = true;
+    let full = story::run(&in_full, story.seed).fingerprint;
+    assert_eq!(ran.fingerprint, full, "full syncs make a difference");
     // What was drawn with this seed, unless it has been made smaller.
     let (drawn, attempts, calm) = draw_scenario(story.seed);
     if drawn == text {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podwire::attempt::{Request, Source as Sender};
+use podwire::controllers::dirty::Dirty;
 use podwire::engine::Seeded;
 use podwire::lab::{Lab, Plan};
 use podwire::manifest;
@@ -647,8 +648,8 @@ fn open_sockets_move_as_on_a_real_kernel() {
                 objects = crate::oracle_kube_proxy::updated(&objects, events.next().unwrap());
                 let (changed, _) = lab_of(objects.clone(), &topology);
                 lab.objects = changed.objects;
-                lab.refresh_slices();
-                lab.program(&mut simulation.machines);
+                lab.refresh_slices(&Dirty::All);
+                lab.program(&mut simulation.machines, &Dirty::All);
             }
             let tries = |what: &str| -> BTreeSet<(String, String)> {
                 let line = now

@@ -14,27 +14,44 @@ use crate::kernel::conntrack::show::CtFilter;
 use crate::kernel::conntrack::{Conntrack, Entry};
 use crate::wire::L4;
 
-/// Forgets what no longer leads to an endpoint, and returns how many entries that were.
-pub fn clean(
-    table: &mut Conntrack,
-    before: &ServiceView,
-    after: &ServiceView,
-    version: Version,
-) -> usize {
-    match version {
-        Version::V1_30 | Version::V1_31 => {
-            let filters = changed(before, after);
-            filters.iter().map(|filter| table.delete(filter)).sum()
+/// What no longer leads to an endpoint: the same on every node.
+#[derive(Clone, Debug)]
+pub enum Stale<'a> {
+    /// What `conntrack -D` is called with after a change (until 1.31).
+    Filters(Vec<CtFilter>),
+    /// Connections to these service ports that are not answered by one of their endpoints (since 1.32).
+    Beside(Vec<&'a PortView>),
+}
+
+impl<'a> Stale<'a> {
+    /// Returns what is stale once some Services have other ports than before, and all together those of `view`.
+    pub fn new<'c>(
+        changes: impl IntoIterator<Item = (&'c [PortView], &'c [PortView])>,
+        view: &'a ServiceView,
+        version: Version,
+    ) -> Self {
+        match version {
+            Version::V1_30 | Version::V1_31 => {
+                let filters = changes.into_iter();
+                Self::Filters(filters.flat_map(|(b, a)| changed(b, a)).collect())
+            }
+            Version::V1_32 | Version::V1_33 | Version::V1_34 => {
+                Self::Beside(udp(&view.ports).collect())
+            }
         }
-        Version::V1_32 | Version::V1_33 | Version::V1_34 => {
-            table.delete_where(|entry| is_stale(after, entry))
+    }
+
+    /// Forgets it, and returns how many entries that were.
+    pub fn clean(&self, table: &mut Conntrack) -> usize {
+        match self {
+            Self::Filters(filters) => filters.iter().map(|filter| table.delete(filter)).sum(),
+            Self::Beside(ports) => table.delete_where(|entry| is_stale(ports, entry)),
         }
     }
 }
 
-fn udp(view: &ServiceView) -> impl Iterator<Item = &PortView> {
-    let ports = view.ports.iter();
-    ports.filter(|port| port.protocol == Protocol::Udp)
+fn udp(ports: &[PortView]) -> impl Iterator<Item = &PortView> {
+    ports.iter().filter(|port| port.protocol == Protocol::Udp)
 }
 
 /// Addresses at which the nodes catch traffic for a port.
@@ -50,8 +67,7 @@ fn endpoints(port: &PortView) -> BTreeSet<SocketAddr> {
         .collect()
 }
 
-/// What `conntrack -D` is called with after a change (until 1.31).
-fn changed(before: &ServiceView, after: &ServiceView) -> Vec<CtFilter> {
+fn changed(before: &[PortView], after: &[PortView]) -> Vec<CtFilter> {
     let mut filters = Vec::new();
     let to = |front: IpAddr| CtFilter {
         l4: Some(L4::Udp),
@@ -90,13 +106,12 @@ fn changed(before: &ServiceView, after: &ServiceView) -> Vec<CtFilter> {
 }
 
 /// Whether a connection of the table goes to a Service, and not to one of its endpoints that answer (since 1.32).
-fn is_stale(after: &ServiceView, entry: &Entry) -> bool {
+fn is_stale(ports: &[&PortView], entry: &Entry) -> bool {
     let (original, reply) = (&entry.original, &entry.reply);
     if original.l4 != L4::Udp {
         return false;
     }
-    let mut ports = udp(after);
-    let meant = ports.find(|port| {
+    let meant = ports.iter().find(|port| {
         let by_address = original.dport == port.port && fronts(port).any(|ip| ip == original.dst);
         by_address || port.node_port == Some(original.dport)
     });

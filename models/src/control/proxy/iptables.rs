@@ -42,8 +42,7 @@ const CANARY: &str = "KUBE-PROXY-CANARY";
 
 /// Returns all rules kube-proxy writes on a node for the family of the view.
 pub fn ruleset(view: &ServiceView, node: &NodeView, flags: &Flags, version: Version) -> Ruleset {
-    let comments = view.endpoint_count() <= LARGE_CLUSTER_ENDPOINTS;
-    let mut writer = Writer::new(view.family, comments, (node, flags, version));
+    let mut writer = Writer::new(view.family, !view.is_large(), (node, flags, version));
     writer.fixed_chains();
     for port in &view.ports {
         ServiceWriter::new(&mut writer, port).write();
@@ -52,14 +51,14 @@ pub fn ruleset(view: &ServiceView, node: &NodeView, flags: &Flags, version: Vers
     writer.finish()
 }
 
-/// Returns what service ports of a large cluster have in the tables filter and nat: chains of their own, and their rules in
-/// those of all.
+/// Returns what service ports have in the tables filter and nat: chains of their own, and their rules in those of all.
 pub(super) fn rules_of_ports(
     family: Family,
     ports: &[PortView],
+    comments: bool,
     on: (&NodeView, &Flags, Version),
 ) -> (Chains, Chains) {
-    let mut writer = Writer::new(family, false, on);
+    let mut writer = Writer::new(family, comments, on);
     for port in ports {
         ServiceWriter::new(&mut writer, port).write();
     }

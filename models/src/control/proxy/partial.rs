@@ -1,13 +1,14 @@
-//! What changes in the rules when the endpoints of one Service do: kube-proxy's partial sync.
+//! What changes in the rules when some Services or their endpoints do: kube-proxy's partial sync.
 //!
-//! Since 1.28 the real program writes only the chains of Services that changed, and in a cluster of more than
-//! 1,000 endpoints leaves chains that are no longer used until the next full sync
-//! (`pkg/proxy/iptables/proxier.go`, `largeClusterMode`).
+//! Since 1.28 the real program writes the chains of a Service only if it changed (`pkg/proxy/iptables/proxier.go`,
+//! `MinimizeIPTablesRestore`).
 //!
 //! # Fidelity
-//! The real program writes `KUBE-SERVICES` and the other chains for all Services anew each time; the result is the same.
+//! The real program writes `KUBE-SERVICES` and the other chains of all Services anew each time; the result is the same. In a
+//! cluster of more than 1,000 endpoints it leaves chains that are no longer used for up to 30 seconds
+//! (`largeClusterMode`); here they go at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::iptables::{
@@ -15,82 +16,158 @@ use super::iptables::{
     rules_of_ports, same_on_every_node,
 };
 use super::{Flags, NodeView, PortView, ServiceView, Version};
-use crate::base::ObjectKey;
-use crate::kernel::netfilter::chain::{Rule, Ruleset, Table};
+use crate::base::{Family, ObjectKey};
+use crate::kernel::netfilter::chain::{Match, Rule, Ruleset, Table};
 
-/// How many service ports are looked at to find where a new one's rules belong.
-const NEIGHBOURS: usize = 64;
-
-/// Chains to be replaced.
-pub type Edit = Vec<(Table, Arc<str>, Arc<Vec<Rule>>)>;
+/// The rules of a chain, which nodes may share.
+type Shared = Arc<Vec<Rule>>;
 
 /// The service ports of one Service before and after a change.
-#[derive(Clone, Copy, Debug)]
-pub struct Change<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The Service.
+    pub service: ObjectKey,
     /// What there was.
-    pub before: &'a [PortView],
+    pub before: Vec<PortView>,
     /// What there is.
-    pub after: &'a [PortView],
-    /// All service ports that come behind those of the Service.
-    pub behind: &'a [PortView],
-    /// How many endpoints all service ports had.
-    pub endpoints_before: usize,
-    /// How many they have.
-    pub endpoints_after: usize,
+    pub after: Vec<PortView>,
 }
 
 impl ServiceView {
-    /// Replaces the ports of one Service; returns what there was, and where.
-    pub fn replace(&mut self, service: &ObjectKey, ports: Vec<PortView>) -> (usize, Vec<PortView>) {
+    /// Replaces the ports of one Service; returns what there was.
+    pub fn replace(&mut self, service: &ObjectKey, ports: Vec<PortView>) -> Vec<PortView> {
         let start = self.ports.partition_point(|port| port.service < *service);
         let end = self.ports.partition_point(|port| port.service <= *service);
-        (start, self.ports.splice(start..end, ports).collect())
+        self.ports.splice(start..end, ports).collect()
+    }
+
+    /// Whether it is so large that rules for endpoints carry no comments.
+    pub fn is_large(&self) -> bool {
+        self.endpoint_count() > LARGE_CLUSTER_ENDPOINTS
     }
 }
 
-/// Returns the chains to replace in the rules of a node that has those of before, if a partial sync is enough: if the rules
-/// are the same on every node, the cluster is large, and stays large.
-pub fn edit(
-    rules: &Ruleset,
-    change: Change<'_>,
-    (node, flags, version): (&NodeView, &Flags, Version),
-) -> Option<Edit> {
-    let large = |endpoints: usize| endpoints > LARGE_CLUSTER_ENDPOINTS;
-    let any = change.before.first().or_else(|| change.after.first())?;
-    let family = crate::base::Family::of(any.cluster_ip);
+/// Whether the rules of a change are the same on every node.
+pub fn alike(change: &Change, family: Family, flags: &Flags) -> bool {
     let alike = |ports: &[PortView]| {
         let ports = ports.to_vec();
         same_on_every_node(&ServiceView { family, ports }, flags)
     };
-    let partial = large(change.endpoints_before) && large(change.endpoints_after);
-    if !partial || !alike(change.before) || !alike(change.after) {
-        return None;
-    }
-    let write = |ports: &[PortView]| rules_of_ports(family, ports, (node, flags, version));
-    let (before, after) = (write(change.before), write(change.after));
-    let mut edit = Edit::new();
-    for (table, before, after) in [
-        (Table::Filter, &before.0, &after.0),
-        (Table::Nat, &before.1, &after.1),
-    ] {
-        let names: BTreeSet<&Arc<str>> = before.keys().chain(after.keys()).collect();
-        for name in names {
-            let of = |chains: &Chains| chains.get(name).cloned().unwrap_or_default();
-            let (was, is) = (of(before), of(after));
-            if was == is || (is.is_empty() && !is_shared(name)) {
-                continue;
-            }
-            let is = if is_shared(name) {
-                let present = rules.tables.get(&table)?.chains.get(name)?;
-                let behind = || first_behind(table, name, change.behind, &write);
-                spliced(&present.rules, &was, is, behind)?
-            } else {
-                is
-            };
-            edit.push((table, Arc::clone(name), Arc::new(is)));
+    alike(&change.before) && alike(&change.after)
+}
+
+/// Chains to be replaced and chains to be removed, in one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edit {
+    /// With their new rules.
+    pub chains: Vec<(Arc<str>, Shared)>,
+    /// Those that nobody jumps to any more.
+    pub stale: Vec<Arc<str>>,
+}
+
+/// What a partial sync writes in one table, on a node or on all that are alike.
+#[derive(Clone, Debug, Default)]
+struct Written {
+    /// Chains that belong to one service port.
+    own: BTreeMap<Arc<str>, Shared>,
+    stale: BTreeSet<Arc<str>>,
+    /// The rules of each Service that changed in chains that belong to all.
+    shared: BTreeMap<Arc<str>, BTreeMap<ObjectKey, Vec<Rule>>>,
+}
+
+/// A partial sync of a node, or of all that are alike.
+#[derive(Clone, Debug)]
+pub struct Partial {
+    family: Family,
+    comments: bool,
+    tables: [(Table, Written); 2],
+}
+
+/// Chains of all Services before and after: nodes that share them before share them afterwards.
+#[derive(Clone, Debug, Default)]
+pub struct Merged(Vec<((Table, Arc<str>), Shared, Shared)>);
+
+impl Partial {
+    /// Begins a partial sync that writes nothing yet, in a cluster that is large or is not.
+    pub fn new(family: Family, is_large: bool) -> Self {
+        Self {
+            family,
+            comments: !is_large,
+            tables: [Table::Filter, Table::Nat].map(|table| (table, Written::default())),
         }
     }
-    Some(edit)
+
+    /// Adds what is written on a node for changes.
+    pub fn add(&mut self, changes: &[Change], on: (&NodeView, &Flags, Version)) {
+        let write = |ports: &[PortView]| rules_of_ports(self.family, ports, self.comments, on);
+        let [(_, filter), (_, nat)] = &mut self.tables;
+        for change in changes {
+            let (before, after) = (write(&change.before), write(&change.after));
+            filter.add(&change.service, before.0, after.0);
+            nat.add(&change.service, before.1, after.1);
+        }
+    }
+
+    /// Returns what changes in the rules of a node that has what was written for before, by table; nothing if it has not.
+    pub fn edits(&self, rules: &Ruleset, merged: &mut Merged) -> Option<Vec<(Table, Edit)>> {
+        let edit = |(table, written): &(Table, Written)| {
+            let chains = &rules.tables.get(table)?.chains;
+            let mut edit = Edit {
+                chains: written.own.clone().into_iter().collect(),
+                stale: written.stale.iter().cloned().collect(),
+            };
+            for (name, parts) in &written.shared {
+                let present = &chains.get(name)?.rules;
+                let rules = merged.of((*table, name), present, parts);
+                edit.chains.push((Arc::clone(name), rules));
+            }
+            Some((*table, edit))
+        };
+        self.tables.iter().map(edit).collect()
+    }
+}
+
+impl Merged {
+    fn of(
+        &mut self,
+        (table, name): (Table, &Arc<str>),
+        present: &Shared,
+        parts: &BTreeMap<ObjectKey, Vec<Rule>>,
+    ) -> Shared {
+        let known = self.0.iter().find(|((of, chain), was, _)| {
+            (*of, chain) == (table, name) && Arc::ptr_eq(was, present)
+        });
+        if let Some((.., rules)) = known {
+            return Arc::clone(rules);
+        }
+        let rules = Arc::new(merged(present, parts));
+        let chain = (table, Arc::clone(name));
+        self.0
+            .push((chain, Arc::clone(present), Arc::clone(&rules)));
+        rules
+    }
+}
+
+impl Written {
+    fn add(&mut self, service: &ObjectKey, mut before: Chains, after: Chains) {
+        for (name, rules) in after {
+            let was = before.remove(&name);
+            if is_shared(&name) {
+                let parts = self.shared.entry(name).or_default();
+                parts.insert(service.clone(), rules);
+            } else if was.as_ref() != Some(&rules) {
+                self.own.insert(name, Arc::new(rules));
+            }
+        }
+        for (name, _) in before {
+            if is_shared(&name) {
+                let parts = self.shared.entry(name).or_default();
+                parts.insert(service.clone(), Vec::new());
+            } else {
+                self.stale.insert(name);
+            }
+        }
+    }
 }
 
 /// Whether all Services have rules in a chain.
@@ -98,41 +175,36 @@ fn is_shared(chain: &str) -> bool {
     [SERVICES, EXTERNAL_SERVICES, NODEPORTS, PROXY_FIREWALL].contains(&chain)
 }
 
-/// The first rule in a chain of the service ports that come behind.
-fn first_behind(
-    table: Table,
-    chain: &Arc<str>,
-    behind: &[PortView],
-    write: &impl Fn(&[PortView]) -> (Chains, Chains),
-) -> Option<Rule> {
-    behind.iter().take(NEIGHBOURS).find_map(|port| {
-        let (filter, nat) = write(std::slice::from_ref(port));
-        let chains = match table {
-            Table::Filter => filter,
-            Table::Nat => nat,
-            Table::Raw | Table::Mangle => return None,
-        };
-        chains.get(chain)?.first().cloned()
-    })
+/// The Service that a rule of a chain of all Services is for; none if it is for all. Its comment begins with the service port.
+fn owner(rule: &Rule) -> Option<(&str, &str)> {
+    let mut comments = rule.matches.iter().filter_map(|m| {
+        let Match::Comment(text) = m else { return None };
+        Some(&**text)
+    });
+    let (namespace, port) = comments.next()?.split(' ').next()?.split_once('/')?;
+    Some((namespace, port.split(':').next()?))
 }
 
-/// Puts rules in the place of those that were there, or before those of whoever comes behind.
-fn spliced(
-    rules: &[Rule],
-    was: &[Rule],
-    is: Vec<Rule>,
-    behind: impl Fn() -> Option<Rule>,
-) -> Option<Vec<Rule>> {
-    let next = match was.first() {
-        Some(first) => first.clone(),
-        None => behind()?,
-    };
-    let start = rules.iter().position(|rule| *rule == next)?;
-    let end = start + was.len();
-    if rules.get(start..end)? != was {
-        return None;
+fn names(service: &ObjectKey) -> (&str, &str) {
+    (service.namespace.as_str(), service.name.as_str())
+}
+
+/// Puts rules of some Services in the place of those they had. Services come by name, and rules for all at the end.
+fn merged(present: &[Rule], parts: &BTreeMap<ObjectKey, Vec<Rule>>) -> Vec<Rule> {
+    let mut merged = Vec::with_capacity(present.len());
+    let mut parts = parts.iter().peekable();
+    let mut last = None;
+    for rule in present {
+        let owner = owner(rule);
+        let due = |service| owner.is_none_or(|owner| names(service) <= owner);
+        while let Some((service, rules)) = parts.next_if(|(service, _)| due(service)) {
+            merged.extend(rules.iter().cloned());
+            last = Some(names(service));
+        }
+        if owner.is_none() || owner != last {
+            merged.push(rule.clone());
+        }
     }
-    let mut spliced = rules.to_vec();
-    spliced.splice(start..end, is);
-    Some(spliced)
+    merged.extend(parts.flat_map(|(_, rules)| rules).cloned());
+    merged
 }

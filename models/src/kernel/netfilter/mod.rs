@@ -17,8 +17,8 @@ mod dispatch;
 mod stages;
 mod walk;
 
-use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
@@ -436,6 +436,60 @@ impl Rules {
             }
         }
         self.index_hooks(table);
+        Ok(())
+    }
+
+    /// Removes chains, in time that grows with these chains and the number of all.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoChain`] if a rule of a chain that stays jumps to one of them; nothing changes then.
+    pub fn remove(&mut self, table: Table, names: &[Arc<str>]) -> Result<(), ConfigError> {
+        let (Some(rules), Some(index)) = (
+            self.source.tables.get_mut(&table),
+            self.index.get_mut(table as usize),
+        ) else {
+            return Ok(());
+        };
+        let present = names
+            .iter()
+            .filter_map(|name| rules.chains.get_index_of(name));
+        let gone: BTreeSet<usize> = present.collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // The last chains that stay move to the places of those that go.
+        let left = rules.chains.len() - gone.len();
+        let movers = (left..rules.chains.len()).filter(|n| !gone.contains(n));
+        let holes = gone.iter().copied().filter(|n| *n < left);
+        let moved: BTreeMap<usize, usize> = movers.zip(holes).collect();
+        let goes_to = |known: &Known| known.jump as usize;
+        for (n, chain) in index.chains.iter().enumerate() {
+            let mut jumps = chain.rules.iter().map(goes_to);
+            if !gone.contains(&n)
+                && let Some(jump) = jumps.find(|jump| gone.contains(jump))
+            {
+                let name = rules.chains.get_index(jump).map(|(name, _)| name);
+                return Err(ConfigError::NoChain(name.cloned().unwrap_or_default()));
+            }
+        }
+        for chain in &mut index.chains {
+            if chain.rules.iter().any(|k| moved.contains_key(&goes_to(k))) {
+                for known in &mut Arc::make_mut(chain).rules {
+                    let new = moved.get(&goes_to(known));
+                    known.jump = new
+                        .and_then(|n| u32::try_from(*n).ok())
+                        .unwrap_or(known.jump);
+                }
+            }
+        }
+        for (from, to) in &moved {
+            rules.chains.swap_indices(*from, *to);
+            index.chains.swap(*from, *to);
+        }
+        rules.chains.truncate(left);
+        index.chains.truncate(left);
+        self.index_hooks(table);
+        self.note_conntrack();
         Ok(())
     }
 
@@ -974,11 +1028,11 @@ mod tests {
             }
         }
 
-        /// The same of rules that are replaced in place.
+        /// The same of rules that are replaced and removed in place.
         #[test]
         fn replaced_rules_are_indexed_as_new_ones(edits in prop::collection::vec(edit(), 1..8)) {
             let mut rules = Rules::new(Family::V4, Ruleset::default()).expect("no rules");
-            for (chains, _) in edits {
+            for (chains, delete) in edits {
                 let chains: BTreeMap<&str, Vec<Rule>> = chains.into_iter().collect();
                 let mut expected = rules.source.clone();
                 let table = expected.tables.entry(Table::Filter).or_insert_with(|| TableRules::builtin(Table::Filter));
@@ -1003,6 +1057,19 @@ mod tests {
                     }
                     (done, expected) => prop_assert!(false, "{done:?} {:?}", expected.err()),
                 }
+                let mut expected = rules.source.clone();
+                for table in expected.tables.values_mut() {
+                    table.chains.retain(|name, _| !delete.contains(&&**name));
+                }
+                let delete: Vec<Arc<str>> = delete.into_iter().map(Arc::from).collect();
+                let before = rules.clone();
+                let done = rules.remove(Table::Filter, &delete);
+                let expected = Rules::new(Family::V4, expected);
+                prop_assert_eq!(done.is_ok(), expected.is_ok());
+                let same = expected.as_ref().unwrap_or(&before);
+                prop_assert_eq!(&rules.source, &same.source);
+                let anew = Rules::new(Family::V4, rules.source.clone()).expect("no chain is missing");
+                prop_assert_eq!(&rules.index, &anew.index);
             }
         }
     }

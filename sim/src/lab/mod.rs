@@ -1,4 +1,6 @@
 //! From objects to a running cluster: settled, installed, programmed, with a server behind every declared port.
+//!
+//! Reading order: this file, then `proxies` (how the nodes come by their rules).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

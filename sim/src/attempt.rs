@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use podwire_models::api::{Pod, PodSpec};
 use podwire_models::base::{Dice, Family, Namespace, Ratio, Time};
-use podwire_models::cluster::install::Machines;
+use podwire_models::cluster::install::{Machines, Site};
 use podwire_models::control::dns::flavour::Flavour;
 use podwire_models::control::dns::resolver::ResolvConf;
 use podwire_models::control::dns::settings::DnsSettings;
@@ -388,7 +388,7 @@ impl Lab {
         let mut found: Vec<Attempted> = Vec::new();
         for (chance, (outcome, records)) in all {
             let outcome = outcome?;
-            let code = code_of(&outcome, &records, &self.machines);
+            let code = code_of(&outcome, &records, self);
             add(&mut found, chance, outcome, code, || Trace {
                 records,
                 names: names.clone(),
@@ -430,7 +430,7 @@ fn alike(a: &ProbeOutcome, b: &ProbeOutcome) -> bool {
 }
 
 /// Returns why an attempt ended as it did: what the client knows by itself, else the last refusal or loss on the way.
-fn code_of(outcome: &ProbeOutcome, records: &[Record], machines: &Machines) -> Code {
+fn code_of(outcome: &ProbeOutcome, records: &[Record], lab: &Lab) -> Code {
     let on_the_way = || {
         let ends = |record: &Record| {
             record
@@ -447,7 +447,48 @@ fn code_of(outcome: &ProbeOutcome, records: &[Record], machines: &Machines) -> C
         (_, Some(Code::SourcePortTaken)) => Code::SourcePortTaken,
         (_, code) => on_the_way().or(code).unwrap_or(Code::NoAnswer),
     };
-    or_stale(code, records.iter(), machines)
+    let code = or_stale(code, records.iter(), &lab.machines);
+    or_overlapping(code, records.iter(), &lab.plan.site)
+}
+
+/// Returns [`Code::CidrOverlap`] for a refusal or loss on the way if the packet was for an address that is in a pod range and
+/// in a network of machines, too.
+pub fn or_overlapping<'r>(
+    code: Code,
+    records: impl Iterator<Item = &'r Record>,
+    site: &Site,
+) -> Code {
+    let missed = matches!(
+        code,
+        Code::RouteNone
+            | Code::RouteBlackhole
+            | Code::RouteUnreachable
+            | Code::NeighUnresolved
+            | Code::TtlExceeded
+            | Code::PortClosed
+    );
+    if !missed {
+        return code;
+    }
+    let ends = |record: &&Record| record.step.action.ends_with() == Some(code);
+    let to = records
+        .filter(ends)
+        .last()
+        .and_then(|record| match &record.step.packet {
+            Some(Head::Ip { dst, .. }) => Some(*dst),
+            Some(Head::Arp { .. }) | None => None,
+        });
+    match to {
+        Some(ip) if overlapped(ip, site) => Code::CidrOverlap,
+        Some(_) | None => code,
+    }
+}
+
+/// Whether an address is in a pod range and belongs to a network of machines, or to one outside, too.
+pub fn overlapped(ip: IpAddr, site: &Site) -> bool {
+    let of_pods = site.pod_cidrs.iter().any(|range| range.contains(&ip));
+    let of_nodes = site.underlay.subnets.iter().any(|net| net.contains(&ip));
+    of_pods && (of_nodes || site.hosts.iter().any(|host| host.ip == ip))
 }
 
 /// Returns [`Code::CtStaleEndpoint`] for a loss on the way if the packets had been sent there by connection tracking

@@ -52,6 +52,22 @@ pub struct Site {
     pub dns: DnsSettings,
     /// Further addresses of nodes, each on a device of its own that nothing is plugged into.
     pub more_addresses: Vec<(ObjectName, IpNet)>,
+    /// Further interfaces of nodes, in networks of their own.
+    pub nics: Vec<Nic>,
+    /// Where settings were written, by name: `pod_cidr`, `host/office`, `nics/node-a`.
+    pub written: BTreeMap<Arc<str>, OriginId>,
+}
+
+/// A further interface of a node: on a switch of its own, which all interfaces in its network share. The underlay's router has
+/// the first address of that network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Whose.
+    pub node: ObjectName,
+    /// Its address, with the length of its network's prefix.
+    pub addr: IpNet,
+    /// Whether the node's default route leaves by it, and not by `eth0`.
+    pub default_route: bool,
 }
 
 /// The network between the nodes.
@@ -101,6 +117,8 @@ impl Default for Site {
             hosts: Vec::new(),
             dns: DnsSettings::default(),
             more_addresses: Vec::new(),
+            nics: Vec::new(),
+            written: BTreeMap::new(),
         }
     }
 }
@@ -228,28 +246,35 @@ impl Machines {
                 changes.push(addr(SWITCH, with_len(router, *subnet), OriginId::NONE));
             }
         }
+        for (switch, subnet) in more_switches(site) {
+            changes.push(link(&switch, site.underlay.mtu, NewLinkKind::Bridge));
+            changes.push(up(&switch));
+            if let Some(router) = nth_addr(subnet, 1) {
+                changes.push(addr(&switch, with_len(router, subnet), OriginId::NONE));
+            }
+        }
         self.apply(self.underlay, &changes, OriginId::NONE, errors);
     }
 
-    /// A cable between a new physical device and the underlay.
+    /// A cable between a new physical device and the underlay: a switch of it, or its router itself.
     fn cable(
         &mut self,
-        netns: NetnsId,
+        (netns, own_dev): (NetnsId, &str),
         port: &str,
-        switched: bool,
+        switch: Option<&str>,
         site: &Site,
         errors: &mut Vec<InstallError>,
     ) {
         let mtu = site.underlay.mtu;
         let mut changes = vec![link(port, mtu, NewLinkKind::Physical), up(port)];
-        if switched {
+        if let Some(switch) = switch {
             changes.push(Change::SetMaster {
                 dev: port.into(),
-                master: Some(SWITCH.into()),
+                master: Some(switch.into()),
             });
         }
         self.apply(self.underlay, &changes, OriginId::NONE, errors);
-        let own = [link(UPLINK, mtu, NewLinkKind::Physical), up(UPLINK)];
+        let own = [link(own_dev, mtu, NewLinkKind::Physical), up(own_dev)];
         self.apply(netns, &own, OriginId::NONE, errors);
         let dev = |id: NetnsId, name: &str| {
             self.cluster
@@ -257,7 +282,7 @@ impl Machines {
                 .and_then(|n| n.device_named(name))
                 .map(|d| d.index)
         };
-        if let (Some(a), Some(b)) = (dev(netns, UPLINK), dev(self.underlay, port)) {
+        if let (Some(a), Some(b)) = (dev(netns, own_dev), dev(self.underlay, port)) {
             let lane = Lane {
                 latency: site.underlay.latency / 2,
                 bandwidth: site.underlay.bandwidth,
@@ -276,7 +301,8 @@ impl Machines {
         errors: &mut Vec<InstallError>,
     ) {
         let netns = self.cluster.add_netns(&format!("node/{name}"));
-        self.cable(netns, &port_name("n", self.nodes.len()), true, site, errors);
+        let port = port_name("n", self.nodes.len());
+        self.cable((netns, UPLINK), &port, Some(SWITCH), site, errors);
         let mut changes = vec![
             sysctl("net.ipv4.ip_forward", 1),
             sysctl("net.ipv6.conf.all.forwarding", 1),
@@ -292,16 +318,36 @@ impl Machines {
         }
         for subnet in &site.underlay.subnets {
             let has = net.ips.iter().any(|ip| subnet.contains(ip));
-            if let (true, Some(router)) = (has, nth_addr(*subnet, 1)) {
+            let leaves_elsewhere = |nic: &Nic| {
+                nic.node == *name
+                    && nic.default_route
+                    && Family::of_net(nic.addr) == Family::of_net(*subnet)
+            };
+            let elsewhere = site.nics.iter().any(leaves_elsewhere);
+            if let (true, false, Some(router)) = (has, elsewhere, nth_addr(*subnet, 1)) {
                 changes.push(default_via(router));
             }
         }
         let more = site.more_addresses.iter().filter(|(node, _)| node == name);
+        let mut count = 1;
         for (n, (_, address)) in (1..).zip(more) {
+            count += 1;
             let dev = format!("eth{n}");
             changes.push(link(&dev, site.underlay.mtu, NewLinkKind::Dummy));
             changes.push(up(&dev));
             changes.push(addr(&dev, *address, net.origin));
+        }
+        for (n, nic) in (count..).zip(site.nics.iter().filter(|nic| nic.node == *name)) {
+            let dev = port_name("eth", n);
+            let mut switches = more_switches(site).into_iter();
+            let switch = switches.find(|(_, subnet)| *subnet == nic.addr.trunc());
+            let port = format!("{port}-{n}");
+            let switch = switch.as_ref().map(|(switch, _)| &**switch);
+            self.cable((netns, &dev), &port, switch, site, errors);
+            changes.push(addr(&dev, nic.addr, net.origin));
+            if let (true, Some(router)) = (nic.default_route, nth_addr(nic.addr.trunc(), 1)) {
+                changes.push(default_via(router));
+            }
         }
         changes.extend(site.cni.node_setup(&net));
         self.apply(netns, &changes, net.origin, errors);
@@ -338,7 +384,8 @@ impl Machines {
             .iter()
             .find(|subnet| subnet.contains(&host.ip));
         let port = port_name("h", self.hosts.len());
-        self.cable(netns, &port, subnet.is_some(), site, errors);
+        let switch = subnet.map(|_| SWITCH);
+        self.cable((netns, UPLINK), &port, switch, site, errors);
         let changes = if let Some((subnet, router)) =
             subnet.and_then(|subnet| Some((subnet, nth_addr(*subnet, 1)?)))
         {
@@ -730,6 +777,18 @@ fn nat_of(netns: &Netns, family: Family) -> TableRules {
 
 fn edit_nat(netns: &mut Netns, family: Family, edit: NatEdit) -> Result<(), ConfigError> {
     netns.replace_chains(family, Table::Nat, edit.chains, &edit.delete)
+}
+
+/// The switches of further interfaces, one for each network, in the order of the interfaces.
+fn more_switches(site: &Site) -> Vec<(String, IpNet)> {
+    let mut found: Vec<(String, IpNet)> = Vec::new();
+    for nic in &site.nics {
+        let subnet = nic.addr.trunc();
+        if !found.iter().any(|(_, known)| *known == subnet) {
+            found.push((port_name("br", found.len() + 1), subnet));
+        }
+    }
+    found
 }
 
 fn port_name(prefix: &str, n: usize) -> String {

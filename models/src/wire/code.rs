@@ -116,6 +116,9 @@ codes! {
         why "somebody added an unreachable route", fix "look at `ip route` there";
     RouteProhibit "ROUTE_PROHIBIT": "the route to the destination is of type prohibit",
         why "somebody added a prohibit route", fix "look at `ip route` there";
+    CidrOverlap "CIDR_OVERLAP": "the address is in a pod range and in a network of machines, so one way leads to the other's",
+        why "the cluster's pod range is part of the nodes' network, or of another one that is reached from it: the more specific route wins",
+        fix "give pods a range that no network of machines contains (--cluster-cidr); for one host, add a route to it on every node";
     IpForwardOff "IP_FORWARD_OFF": "the packet is for somebody else and forwarding is switched off",
         why "net.ipv4.ip_forward (or net.ipv6.conf.all.forwarding) is 0 on the node",
         fix "set it to 1 on every node";

@@ -12,6 +12,7 @@ use podwire_models::cluster::Acl;
 use podwire_models::cluster::install::Machines;
 use podwire_models::kernel::config::{Change, ConfigError};
 use podwire_models::kernel::link::DeviceKind;
+use podwire_models::kernel::netfilter::chain::PortRange;
 use podwire_models::kernel::{Netns, sysctl};
 use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId};
 
@@ -78,6 +79,13 @@ pub enum Fault {
         /// Which.
         node: ObjectName,
     },
+    /// What pods of a node send to the outside gets its source port from a small range.
+    SnatPorts {
+        /// Which.
+        node: ObjectName,
+        /// The range.
+        ports: PortRange,
+    },
     /// Packets that reach a node's connection tracking at one moment do not see each other's entries.
     ConntrackRace {
         /// Which.
@@ -122,6 +130,10 @@ impl Fault {
             Self::HairpinOff { node } => format!("hairpin is off on the bridges of node/{node}"),
             Self::RouteLost { node, to } => format!("ip route del {to} on node/{node}"),
             Self::KubeProxyDown { node } => format!("kube-proxy of node/{node} has stopped"),
+            Self::SnatPorts { node, ports } => format!(
+                "node/{node} masquerades its pods with source ports {} to {} only",
+                ports.first, ports.last
+            ),
             Self::ConntrackRace { node } => {
                 format!("packets that come at one moment race on node/{node}")
             }
@@ -209,6 +221,12 @@ impl Fault {
                 node::netns(machines, node)?;
                 Ok(Undo::Nothing)
             }
+            Self::SnatPorts { node, ports } => {
+                let machine = machines.nodes.get(node);
+                let machine = machine.ok_or_else(|| format!("there is no node/{node}"))?;
+                let commands = node::snat_ports(&machine.net, *ports);
+                do_on(machines, node, commands)
+            }
             Self::ConntrackRace { node } => {
                 let id = node::id(machines, node);
                 let id = id.ok_or_else(|| format!("there is no node/{node}"))?;
@@ -250,6 +268,7 @@ impl Fault {
             | Self::ForwardDrop { .. }
             | Self::HairpinOff { .. }
             | Self::RouteLost { .. }
+            | Self::SnatPorts { .. }
             | Self::KubeProxyDown { .. } => self.seen(machines, records, pod),
         }
     }
@@ -265,8 +284,36 @@ impl Fault {
             | Self::HairpinOff { .. }
             | Self::RouteLost { .. }
             | Self::KubeProxyDown { .. }
+            | Self::SnatPorts { .. }
             | Self::ConntrackRace { .. }
             | Self::Acl(_) => None,
+        }
+    }
+
+    /// Whether this fault is what an attempt failed for: what stood in its way, `Sysctl/node-a/net.ipv4.ip_forward`, and how it ended.
+    pub fn is_behind(&self, id: &str, object: &str, code: Code) -> bool {
+        let on_node = |node: &ObjectName, codes: &[Code]| {
+            object == format!("Node//{node}") && codes.contains(&code)
+        };
+        match self {
+            Self::Sysctl { on, name, .. } => {
+                let on = on.strip_prefix("node/").unwrap_or(on);
+                object == format!("Sysctl/{on}/{name}")
+            }
+            Self::RouteLost { node, to } => object == format!("Route/{node}/{to}"),
+            Self::LinkDown { from, to, .. } => {
+                let name = |of: &str| of.strip_prefix("node/").unwrap_or(of).to_owned();
+                let (from, to) = (name(from), name(to));
+                object == format!("Link/{from}/{to}") || object == format!("Link/{to}/{from}")
+            }
+            Self::Acl(_) => object == format!("Fault//{id}"),
+            Self::PodKill { pod } => object == format!("Pod/{pod}"),
+            Self::NodeDown { node } => on_node(node, &[Code::NodeDown]),
+            Self::ForwardDrop { node } => on_node(node, &[Code::NfPolicyDrop]),
+            Self::HairpinOff { node } => on_node(node, &[Code::BridgeNoHairpin]),
+            Self::SnatPorts { node, .. } => on_node(node, &[Code::NatNoPort]),
+            Self::KubeProxyDown { node } => on_node(node, &[Code::StaleRules]),
+            Self::ConntrackRace { node } => on_node(node, &[Code::CtInsertClash]),
         }
     }
 
@@ -338,6 +385,14 @@ impl Fault {
                 count(&|record| {
                     let asked = matches!(&record.step.action,
                         Action::Matched { target, .. } if target.starts_with("DNAT"));
+                    here(record) && asked
+                })
+            }
+            Self::SnatPorts { node, .. } => {
+                let here = on(machines, node);
+                count(&|record| {
+                    let asked = matches!(&record.step.action,
+                        Action::Matched { target, .. } if target.starts_with("MASQUERADE --to-ports"));
                     here(record) && asked
                 })
             }

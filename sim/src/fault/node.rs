@@ -1,15 +1,20 @@
 //! What a node's network plugin or its administrator left behind is changed: chains, bridge ports, routes. Each change is a
 //! command, and has one that undoes it.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use podwire_models::base::{Family, ObjectName};
 use podwire_models::cluster::install::Machines;
+use podwire_models::control::cni::NodeNet;
 use podwire_models::kernel::Netns;
 use podwire_models::kernel::config::{Change, NewRoute};
 use podwire_models::kernel::link::PortFlags;
-use podwire_models::kernel::netfilter::chain::{ChainPolicy, Table};
+use podwire_models::kernel::netfilter::chain::{
+    ChainPolicy, NatRandom, Not, PortRange, Rule, Table, Target,
+};
 use podwire_models::kernel::route::Route;
-use podwire_models::wire::NetnsId;
+use podwire_models::wire::{L4, NetnsId};
 
 /// Commands, and those that undo them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,6 +105,44 @@ pub(super) fn route_lost(netns: &Netns, to: IpNet) -> Result<Commands, String> {
             origin: route.origin,
         })],
     })
+}
+
+/// `iptables -t nat -I POSTROUTING -s PODS ! -d PODS-OF-ALL -p tcp -j MASQUERADE --to-ports …`, and the same for UDP: the rule of
+/// an administrator, before those of the plugin.
+pub(super) fn snat_ports(node: &NodeNet, ports: PortRange) -> Commands {
+    let mut commands = Commands::default();
+    for own in &node.pod_cidrs {
+        let family = Family::of_net(*own);
+        let mut all = node.cluster_cidrs.iter();
+        let all = all.find(|range| Family::of_net(**range) == family);
+        for l4 in [L4::Udp, L4::Tcp] {
+            let rule = Box::new(Rule {
+                source: Some(Not::is(*own)),
+                destination: all.map(|range| Not::except(*range)),
+                protocol: Some(Not::is(l4)),
+                target: Some(Target::Masquerade {
+                    ports: Some(ports),
+                    random: NatRandom::No,
+                }),
+                ..Rule::default()
+            });
+            let (table, chain): (_, Arc<str>) = (Table::Nat, "POSTROUTING".into());
+            commands.undo.push(Change::DeleteRule {
+                family,
+                table,
+                chain: Arc::clone(&chain),
+                rule: rule.clone(),
+            });
+            commands.done.push(Change::Rule {
+                family,
+                table,
+                chain,
+                at: Some(0),
+                rule,
+            });
+        }
+    }
+    commands
 }
 
 /// Carries commands out.

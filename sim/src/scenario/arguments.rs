@@ -26,6 +26,7 @@ pub const NAMES: &[(&str, &[&str])] = &[
     ("RouteLost", &["node", "to"]),
     ("KubeProxyDown", &["node"]),
     ("ConntrackRace", &["node"]),
+    ("SnatPorts", &["node", "ports"]),
     ("Sysctl", &["on", "name", "value"]),
 ];
 

@@ -361,6 +361,7 @@ impl Check<'_> {
             | FaultKind::HairpinOff { node }
             | FaultKind::RouteLost { node, .. }
             | FaultKind::ConntrackRace { node }
+            | FaultKind::SnatPorts { node, .. }
             | FaultKind::KubeProxyDown { node } => self.node(node, machines),
             FaultKind::PodKill { pod: on } | FaultKind::Sysctl { on, .. } => {
                 self.thing(on, machines);

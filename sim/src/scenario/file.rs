@@ -121,6 +121,20 @@ pub struct Node {
     /// Kernel settings that differ from the default.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
+    /// Further interfaces, `eth1` and on.
+    #[serde(default)]
+    pub nics: Vec<Nic>,
+}
+
+/// A further interface of a node, in a network that has a switch of its own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nic {
+    /// Its address, with the length of its network's prefix: `10.9.0.2/24`.
+    pub ip: Text<ipnet::IpNet>,
+    /// Whether the node's default route leaves by it.
+    #[serde(default)]
+    pub default_route: bool,
 }
 
 /// The network between the machines.
@@ -501,6 +515,13 @@ pub enum FaultKind {
     KubeProxyDown {
         /// Which.
         node: Text<ObjectName>,
+    },
+    /// What pods send from a node to the outside is masqueraded with source ports of a small range only.
+    SnatPorts {
+        /// Which.
+        node: Text<ObjectName>,
+        /// First and last port, `40000-40003`.
+        ports: Text<String>,
     },
     /// Packets that reach a node at one moment are tracked by several processors at once.
     ConntrackRace {

@@ -16,6 +16,7 @@ use super::check::check;
 use super::file::ScenarioFile;
 use super::text::{Mark, reading};
 use crate::problem::{Problem, ProblemCode, Spot, suggestion};
+use crate::source::{Lines, Origin};
 
 /// More problems than this help nobody, and each takes reading the file once more.
 pub(super) const MOST: usize = 50;
@@ -95,6 +96,22 @@ impl Spans {
         match result {
             Err(error) => self.at(trimmed(&self.named.text, error.span)),
             Ok(_) => Spot::new(Arc::clone(&self.source), 0..0),
+        }
+    }
+
+    /// Returns the line in which a value was written. Reads the text once more.
+    pub fn origin(&self, mark: Mark) -> Origin {
+        let start = match parse(&self.named.text, Some(mark)).0 {
+            Err(error) => trimmed(&self.named.text, error.span).start,
+            Ok(_) => 0,
+        };
+        // Names are put in where no line ends, so lines are those of the file.
+        let (line, column) = Lines::of(&self.named.text).locate(start);
+        Origin {
+            source: Arc::clone(&self.source),
+            line,
+            column,
+            object: "".into(),
         }
     }
 
@@ -483,7 +500,7 @@ Scenario(
           |                                              ^^^^^^ no such field
           |
           = note: this is `cluster.nodes[0].colour`
-          = help: the fields are: name, zone, labels, ip, pod_cidr, kernel, sysctls
+          = help: the fields are: name, zone, labels, ip, pod_cidr, kernel, sysctls, nics
 
         error[SCN_UNKNOWN_FIELD]: `Underlay` has no field `latancy`
          --> a.ron:5:28

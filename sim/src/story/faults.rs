@@ -10,17 +10,20 @@ use super::run::{Run, Task};
 use crate::controllers::dirty::Dirty;
 use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC};
 use crate::fault::{Fault, Undo};
+use crate::scenario::text::Mark;
 use crate::trace::record::Record;
+use crate::why::Blocker;
 
 /// A fault that is in force.
 pub(super) struct Active {
     fault: Fault,
     undo: Undo,
     since: usize,
+    mark: Mark,
 }
 
 impl<D: Dice> Run<'_, D> {
-    pub(super) fn begin(&mut self, id: String, fault: Fault, lasts: Option<Duration>) {
+    pub(super) fn begin(&mut self, id: String, fault: Fault, lasts: Option<Duration>, mark: Mark) {
         self.check_flat();
         let since = self.simulation.recorder.records().len();
         match fault.begin(&mut self.simulation.machines) {
@@ -35,13 +38,28 @@ impl<D: Dice> Run<'_, D> {
                 if let Some(lasts) = lasts {
                     self.plan_after(lasts, Task::End(id.clone()));
                 }
-                self.faults.insert(id, Active { fault, undo, since });
+                let active = Active {
+                    fault,
+                    undo,
+                    since,
+                    mark,
+                };
+                self.faults.insert(id, active);
             }
             Err(why) => {
                 let text = format!("fault {id} cannot begin: {why}");
                 self.note(Action::Note { text });
             }
         }
+    }
+
+    /// Where the fault that is in force was written that made the object of a blocker what it is.
+    pub(super) fn fault_behind(&self, blocker: &Blocker) -> Option<String> {
+        let object = blocker.object.as_deref()?;
+        let code = blocker.code.parse().ok()?;
+        let mut active = self.faults.iter();
+        let (_, active) = active.find(|(id, active)| active.fault.is_behind(id, object, code))?;
+        Some(self.story.spans.origin(active.mark).to_string())
     }
 
     /// Counts the packets of an attempt of a load that faults touched.
@@ -121,6 +139,7 @@ impl<D: Dice> Run<'_, D> {
             | Fault::ForwardDrop { .. }
             | Fault::HairpinOff { .. }
             | Fault::RouteLost { .. }
+            | Fault::SnatPorts { .. }
             | Fault::ConntrackRace { .. }
             | Fault::Acl(_) => {}
         }

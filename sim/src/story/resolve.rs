@@ -7,16 +7,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use podwire_models::api::{Kind, Node, ObjectRef, Objects};
-use podwire_models::base::addr::host_net;
+use podwire_models::base::addr::{host_net, nth_addr};
 use podwire_models::base::{Family, Mac, ObjectKey, ObjectName, OriginId, Ratio, Time};
-use podwire_models::cluster::install::{OutsideHost, Site};
+use podwire_models::cluster::install::{Nic, OutsideHost, Site};
 use podwire_models::cluster::links::Link;
 use podwire_models::cluster::{Acl, WireEnd};
 use podwire_models::control::dns::settings::DnsSettings;
 use podwire_models::control::ipam::NodeCidrs;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
 use podwire_models::kernel::config::ConfigError;
+use podwire_models::kernel::netfilter::chain::PortRange;
 use podwire_models::kernel::sysctl::{self, Refused};
 use podwire_models::wire::L4;
 
@@ -31,6 +33,7 @@ use crate::scenario::file::{
     Entry, FaultKind, Listen, Load, Must, Probe, ProbeFamily, ProbeProtocol, ScenarioFile,
     ServiceTime, Step,
 };
+use crate::scenario::reader::Spans;
 use crate::scenario::text::{Mark, Text};
 use crate::source::{OriginTable, Source};
 use crate::tool::Tool;
@@ -50,6 +53,8 @@ pub struct Story {
     pub lab: Lab,
     /// Places in the inputs.
     pub origins: OriginTable,
+    /// Places in the scenario's own file.
+    pub spans: Spans,
     /// What is done when, in order.
     pub agenda: Vec<(Time, Doing)>,
     /// The run goes on at least until here.
@@ -111,6 +116,8 @@ pub enum Doing {
         fault: Fault,
         /// For how long; for ever if not given.
         lasts: Option<Duration>,
+        /// Where it was written.
+        mark: Mark,
     },
 }
 
@@ -265,6 +272,7 @@ impl Resolver<'_> {
         let agenda = self.agenda(&lab, sources);
         let story = Story {
             title: self.file.title.to_string(),
+            spans: self.file.spans.clone(),
             seed: self.file.seed,
             agenda,
             until: self.file.until.as_ref().map_or(Time::ZERO, |until| until.0),
@@ -388,11 +396,59 @@ impl Resolver<'_> {
                 });
             }
         }
+        self.nics(&mut site);
+        self.places(&mut site);
         Plan {
             site,
             flags: self.flags(),
             version: self.version(),
             nodes: 0,
+        }
+    }
+
+    /// Further interfaces of nodes.
+    fn nics(&mut self, site: &mut Site) {
+        for given in &self.file.cluster.nodes {
+            for nic in &given.nics {
+                let range = nic.ip.trunc();
+                let overlaps = |other: &IpNet| other.contains(&range) || range.contains(other);
+                if site.underlay.subnets.iter().any(overlaps) {
+                    let title = format!("{range} is the nodes' own network");
+                    let help = "a further interface is in a network of its own";
+                    self.problem(ProblemCode::ScnBadValue, nic.ip.mark, title, help);
+                }
+                let reserved = [Some(range.network()), nth_addr(range, 1)];
+                if reserved.contains(&Some(nic.ip.addr())) {
+                    let title = format!("{} is the network's own or its router's", nic.ip.addr());
+                    self.problem(ProblemCode::ScnBadValue, nic.ip.mark, title, "");
+                }
+                site.nics.push(Nic {
+                    node: (*given.name).clone(),
+                    addr: *nic.ip,
+                    default_route: nic.default_route,
+                });
+            }
+        }
+    }
+
+    /// Remembers where settings were written that may turn out to be causes.
+    fn places(&mut self, site: &mut Site) {
+        /// To find a place the file is read once more.
+        const MOST: usize = 64;
+        let cluster = &self.file.cluster;
+        let range = cluster.pod_cidr.as_ref().map(|range| range.mark);
+        let range = range.map(|mark| ("pod_cidr".to_owned(), mark));
+        let hosts = cluster.hosts.iter().filter_map(|host| {
+            let via = host.via.as_ref()?;
+            Some((format!("host/{}", *host.name), via.mark))
+        });
+        let nics = cluster.nodes.iter().filter_map(|node| {
+            let nic = node.nics.iter().find(|nic| nic.default_route)?;
+            Some((format!("nics/{}", *node.name), nic.ip.mark))
+        });
+        for (what, mark) in range.into_iter().chain(hosts).chain(nics).take(MOST) {
+            let origin = self.file.spans.origin(mark);
+            site.written.insert(what.into(), self.origins.add(origin));
         }
     }
 
@@ -706,7 +762,16 @@ impl Resolver<'_> {
                 let kind = self.fault(&fault.fault, &fault.id, lab);
                 let id = fault.id.to_string();
                 let lasts = fault.lasts.as_ref().map(|delay| delay.0);
-                let begin = |fault| (Duration::ZERO, Doing::Begin { id, fault, lasts });
+                let mark = fault.id.mark;
+                let begin = |fault| {
+                    let begins = Doing::Begin {
+                        id,
+                        fault,
+                        lasts,
+                        mark,
+                    };
+                    (Duration::ZERO, begins)
+                };
                 kind.map(begin).into_iter().collect()
             }
             Step::Note { text } => {
@@ -927,6 +992,19 @@ impl Resolver<'_> {
         })
     }
 
+    /// Reads `40000-40003`.
+    fn port_range(&mut self, text: &Text<String>) -> Option<PortRange> {
+        let range = text.split_once('-').and_then(|(first, last)| {
+            let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (first > 0 && first <= last).then_some(PortRange { first, last })
+        });
+        if range.is_none() {
+            let title = "ports are a first and a last one, as `40000-40003`";
+            self.problem(ProblemCode::ScnBadValue, text.mark, title, "");
+        }
+        range
+    }
+
     fn fault(&mut self, kind: &FaultKind, id: &Text<String>, lab: &Lab) -> Option<Fault> {
         let names = machines(lab);
         let fault = match kind {
@@ -950,6 +1028,10 @@ impl Resolver<'_> {
             },
             FaultKind::KubeProxyDown { node } => Fault::KubeProxyDown {
                 node: self.known_node(node, &names)?,
+            },
+            FaultKind::SnatPorts { node, ports } => Fault::SnatPorts {
+                node: self.known_node(node, &names)?,
+                ports: self.port_range(ports)?,
             },
             FaultKind::ConntrackRace { node } => Fault::ConntrackRace {
                 node: self.known_node(node, &names)?,

@@ -418,7 +418,12 @@ impl<D: Dice> Run<'_, D> {
             Task::Do(Doing::Note(text)) => self.note(Action::Note { text }),
             Task::Do(Doing::Exec { on, text, command }) => self.exec(&on, text, &command),
             Task::Do(Doing::Tool { on, text, tool }) => self.tool(&on, text, tool),
-            Task::Do(Doing::Begin { id, fault, lasts }) => self.begin(id, fault, lasts),
+            Task::Do(Doing::Begin {
+                id,
+                fault,
+                lasts,
+                mark,
+            }) => self.begin(id, fault, lasts, mark),
             Task::End(id) => self.end(&id),
             Task::Ready(pod, ready) => {
                 self.ready(&pod, ready);
@@ -627,6 +632,7 @@ impl<D: Dice> Run<'_, D> {
             } else {
                 let records = || self.records_of(n).chain(&aside);
                 let code = attempt::or_stale(code, records(), machines);
+                let code = attempt::or_overlapping(code, records(), &self.lab.plan.site);
                 attempt::or_lagging(code, records(), &self.lab, &self.names)
             };
             let Some(attempt) = self.attempts.get_mut(n) else {
@@ -695,7 +701,12 @@ impl<D: Dice> Run<'_, D> {
         };
         let (from, request) = (&attempt.from, &attempt.request);
         let origins = &self.story.origins;
-        let why = why::blockers(&world, &lab, origins, from, request, &attempted, 1);
+        let mut why = why::blockers(&world, &lab, origins, from, request, &attempted, 1);
+        for blocker in &mut why {
+            if let Some(place) = self.fault_behind(blocker) {
+                blocker.origin = Some(place);
+            }
+        }
         self.failed.push(Failed {
             probe: attempt.probe.clone(),
             at: attempt.at,

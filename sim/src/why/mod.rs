@@ -7,7 +7,7 @@
 //! first one first.
 //!
 //! Reading order: this file (the loop, and what is known of an attempt), [`service`] (selectors, ports, readiness),
-//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `leaving` (pods that are deleted), `size` (what is too large for a link), `way` (routes and rules that are missing), [`evidence`].
+//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `leaving` (pods that are deleted), `size` (what is too large for a link), `way` (routes and rules that are missing, ranges that overlap), `back` (answers that take another way), `nat` (translation), [`evidence`].
 //!
 //! # Fidelity
 //! Intentions are guessed: of two values that ought to be equal, the one that fewer other objects use is taken to be
@@ -34,7 +34,9 @@ pub mod machine;
 pub mod name;
 pub mod policy;
 pub mod service;
+mod back;
 mod leaving;
+mod nat;
 mod size;
 mod way;
 
@@ -254,6 +256,14 @@ impl<'a> Case<'a> {
             machine::stale(self)
         } else if matches!(code, Code::EpRemovalLag | Code::StaleRules) {
             leaving::lagging(self)
+        } else if code == Code::CtInvalid {
+            back::half_seen(self)
+        } else if code == Code::RpFilter {
+            back::other_way_back(self)
+        } else if code == Code::NatNoPort {
+            nat::no_port(self)
+        } else if code == Code::CidrOverlap {
+            way::overlapping(self)
         } else {
             None
         };
@@ -410,7 +420,7 @@ fn kubectl(object: &str, code: Code) -> Option<String> {
             _ => format!("ssh {namespace} sysctl {name}"),
         });
     }
-    if matches!(kind, "Link" | "Fault" | "Cluster" | "Route") {
+    if matches!(kind, "Link" | "Fault" | "Cluster" | "Route" | "Host") {
         return None;
     }
     let no_endpoints = matches!(code, Code::SvcNoEndpoints | Code::SvcNoLocalEndpoints);

@@ -6,6 +6,7 @@ use podwire_models::base::OriginId;
 use podwire_models::wire::{Action, Code, Head, Transport};
 
 use super::{Case, Finding};
+use crate::attempt::overlapped;
 use crate::trace::record::Record;
 
 /// A node does not know where the pods of another node are, and let its default router have the packet.
@@ -122,4 +123,63 @@ pub(super) fn untranslated(case: &Case<'_>, record: &Record, code: Code) -> Opti
             .saying(says, fix)
             .shown_by(format!("ssh {node} iptables-save -t nat | grep {dst}")),
     )
+}
+
+/// The pod range and a network of machines have the address in common, and the packet went the other's way.
+pub(super) fn overlapping(case: &Case<'_>) -> Option<Finding> {
+    let code = case.attempted.code;
+    let site = &case.lab.plan.site;
+    let about = |record: &&Record| {
+        let ended = record.step.action.ends_with();
+        let lost = ended.is_some_and(|code| code != Code::Ok && code != Code::NotForUs);
+        let to =
+            matches!(&record.step.packet, Some(Head::Ip { dst, .. }) if overlapped(*dst, site));
+        lost && to
+    };
+    let record = case.attempted.trace.records.iter().rev().find(about)?;
+    let Some(Head::Ip { dst, .. }) = &record.step.packet else {
+        return None;
+    };
+    let names = &case.attempted.trace.names;
+    let place = names.netns_at(&record.place)?;
+    let machine = place.split_once('/').map_or(place, |(_, name)| name);
+    let pods = site.pod_cidrs.iter().find(|range| range.contains(dst))?;
+    let nodes = &case.lab.objects.nodes;
+    let own = nodes.values().find_map(|node| {
+        let range = node.pod_cidrs.iter().find(|range| range.contains(dst))?;
+        Some((node, range))
+    });
+    let mut hosts = site.hosts.iter();
+    let host = hosts.find(|host| host.ip == *dst);
+    let subnet = site.underlay.subnets.iter().find(|net| net.contains(dst));
+    let whose = match (host, subnet) {
+        (Some(host), _) => format!("host/{} has {dst}", host.name),
+        (None, Some(net)) => {
+            format!("{net} is the nodes' network, where {dst} is looked for on the link")
+        }
+        (None, None) => format!("a machine has {dst}"),
+    };
+    let part = own.map_or_else(
+        || format!("it is in the range {pods} of all pods"),
+        |(node, range)| format!("it is in {range}, the pod range of {}", node.name),
+    );
+    let netns = case.lab.machines.cluster.netns(record.place.netns?)?;
+    let route = netns.fib.lookup(*dst).map(|route| route.dst);
+    let took = route.map_or_else(String::new, |dst| {
+        format!(", so the route {dst} of {machine} took the packet")
+    });
+    let place = site.written.get("pod_cidr").copied();
+    Some(Finding {
+        code,
+        object: Some("Cluster//pod_cidr".to_owned()),
+        origin: place.unwrap_or(OriginId::NONE),
+        says: format!("{whose}, and {part}{took}"),
+        fix: format!(
+            "give pods a range that no network of machines contains, in place of {pods} (--cluster-cidr of kube-controller-manager, and of the network plugin)"
+        ),
+        kubectl: Some(format!(
+            "kubectl get nodes -o custom-columns=NAME:.metadata.name,RANGE:.spec.podCIDR; ssh {machine} ip route get {dst}"
+        )),
+        repaired: None,
+    })
 }

@@ -26,6 +26,7 @@ mod anchors;
 mod hostile;
 mod walk;
 mod why;
+mod why_rows;
 mod why_drawn;
 mod manifests;
 mod written;

@@ -301,7 +301,10 @@ impl Netns {
         if passes {
             Ok(())
         } else {
-            let text = format!("net.ipv4.conf.{name}.rp_filter");
+            // The larger of the two decides.
+            let all = self.sysctls.get("net.ipv4.conf.all.rp_filter") == Some(mode);
+            let of = if all { "all" } else { name };
+            let text = format!("net.ipv4.conf.{of}.rp_filter");
             Err((Code::RpFilter, Some(Self::sysctl_says(&text, mode))))
         }
     }

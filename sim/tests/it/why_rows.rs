@@ -1,0 +1,80 @@
+//! What `why` says of rows of the catalogue of failures: the thing to edit, where it was written, and words of the cause.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use podwire::story::run::explained;
+
+use crate::golden::{root, story};
+
+/// A scenario, a probe of it, the object that `why` names, what is written in the line it points to, and words of what it says.
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+);
+
+const ROWS: &[Row] = &[
+    (
+        "23-overlapping_cidrs",
+        "captured",
+        "Cluster//pod_cidr",
+        "pod_cidr",
+        &["host/captured", "172.18.129.0/24", "node-b"],
+    ),
+    (
+        "23-overlapping_cidrs",
+        "unanswered",
+        "Cluster//pod_cidr",
+        "pod_cidr",
+        &["looked for on the link", "172.18.128.0/24"],
+    ),
+    (
+        "37-asymmetric_path",
+        "broken",
+        "Host//office",
+        "via: \"node-a\"",
+        &["node-a sees half", "from node-b directly"],
+    ),
+    (
+        "39-snat_exhausted",
+        "broken",
+        "Node//node-a",
+        "SnatPorts",
+        &[
+            "4 have one, 4 of them in TIME_WAIT",
+            "--to-ports 40000-40003",
+        ],
+    ),
+    (
+        "45-rp_filter",
+        "broken",
+        "Sysctl/node-b/net.ipv4.conf.all.rp_filter",
+        "rp_filter\", value: \"1\"",
+        &["came in by eth0", "leads back by eth1"],
+    ),
+];
+
+#[test]
+fn names_the_root_cause_and_where_it_was_written() {
+    for (file, probe, object, written, words) in ROWS {
+        let path = root().join(format!("scenarios/failures/{file}.ron"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let story = story(&path).unwrap();
+        let ran = explained(&story, story.seed);
+        let found = ran.blockers.iter().find(|failed| failed.probe == *probe);
+        let first = found.and_then(|failed| failed.why.first());
+        let first = first.unwrap_or_else(|| panic!("{file}: nothing about {probe}"));
+        assert_eq!(first.object.as_deref(), Some(*object), "{file}: {first:#?}");
+        for word in *words {
+            assert!(first.says.contains(word), "{file}: {word}: {first:#?}");
+        }
+        let place = first.origin.as_deref().and_then(|at| at.rsplit_once(':'));
+        let line = place.and_then(|(_, line)| text.lines().nth(line.parse::<usize>().unwrap() - 1));
+        let line = line.unwrap_or_else(|| panic!("{file}: nowhere: {first:#?}"));
+        assert!(line.contains(written), "{file}: {written}: {first:#?}");
+        assert!(first.kubectl.is_some(), "{file}: {first:#?}");
+        let of_control = ran.blockers.iter().filter(|f| f.probe == "control");
+        assert_eq!(of_control.count(), 0, "{file}");
+    }
+}

@@ -11,7 +11,8 @@ use podwire_models::cluster::install::{Machines, Site};
 use podwire_models::control::dns::flavour::Flavour;
 use podwire_models::control::dns::resolver::ResolvConf;
 use podwire_models::control::dns::settings::DnsSettings;
-use podwire_models::wire::{Action, Code, Head, L4, Manip, NetnsId, PacketId};
+use podwire_models::control::proxy::iptables::translates;
+use podwire_models::wire::{Action, Code, Head, L4, Manip, NetnsId, PacketId, Transport};
 
 use crate::engine::dice::{TooManyOutcomes, explore_within};
 use crate::lab::Lab;
@@ -448,6 +449,7 @@ fn code_of(outcome: &ProbeOutcome, records: &[Record], lab: &Lab) -> Code {
         (_, code) => on_the_way().or(code).unwrap_or(Code::NoAnswer),
     };
     let code = or_stale(code, records.iter(), &lab.machines);
+    let code = or_predating(code, records.iter(), &lab.machines);
     or_overlapping(code, records.iter(), &lab.plan.site)
 }
 
@@ -513,6 +515,60 @@ pub fn or_stale<'r>(
     } else {
         code
     }
+}
+
+/// Returns [`Code::CtPreRule`] for a loss on the way if connection tracking let the packets pass the rules of a Service.
+pub fn or_predating<'r>(
+    code: Code,
+    records: impl Iterator<Item = &'r Record>,
+    machines: &Machines,
+) -> Code {
+    let lost = matches!(
+        code,
+        Code::RouteNone
+            | Code::RouteBlackhole
+            | Code::RouteUnreachable
+            | Code::NeighUnresolved
+            | Code::TtlExceeded
+            | Code::NoAnswer
+    );
+    if lost && predating(records, machines).is_some() {
+        Code::CtPreRule
+    } else {
+        code
+    }
+}
+
+/// Returns the step that routed a datagram to a Service's address as it was, though the node has rules that translate it by
+/// now: its connection is older, so no rule of the table nat was asked.
+pub fn predating<'r>(
+    records: impl Iterator<Item = &'r Record>,
+    machines: &Machines,
+) -> Option<&'r Record> {
+    let mut asked: BTreeSet<(NetnsId, PacketId)> = BTreeSet::new();
+    for record in records {
+        let (Some(here), Some(head @ Head::Ip { dst, transport, .. })) =
+            (record.place.netns, &record.step.packet)
+        else {
+            continue;
+        };
+        let packet = head.id();
+        if let Action::Matched { chain, .. } | Action::Examined { chain, .. } = &record.step.action
+            && chain.starts_with("nat ")
+        {
+            asked.insert((here, packet));
+        }
+        let routed = matches!(record.step.action, Action::Routed { .. });
+        if !routed || !matches!(transport, Transport::Udp(_)) || asked.contains(&(here, packet)) {
+            continue;
+        }
+        let netns = machines.cluster.netns(here)?;
+        let rules = netns.rules(Family::of(*dst));
+        if rules.is_some_and(|rules| translates(rules.ruleset(), *dst)) {
+            return Some(record);
+        }
+    }
+    None
 }
 
 /// Returns [`Code::EpRemovalLag`] or [`Code::StaleRules`] for a refusal or loss on the way if a rule of a node sent the packets to a

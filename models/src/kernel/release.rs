@@ -45,6 +45,12 @@ impl Release {
         }
     }
 
+    /// Whether translating a UDP header without checksum gives it one, a wrong one, if the checksum of the packet inside is left
+    /// to the device (until commit ea64d8d6c675, 5.7).
+    pub fn translation_spoils_checksums(self) -> bool {
+        self < Self::new(5, 7)
+    }
+
     /// Whether there is `net.ipv4.tcp_syn_linear_timeouts` (commit ccce324dabfe, 6.5).
     pub fn has_linear_syn_timeouts(self) -> bool {
         self >= Self::new(6, 5)

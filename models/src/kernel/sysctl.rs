@@ -19,6 +19,9 @@ pub const DEFAULTS: &[(&str, i64)] = &[
     ("net.ipv4.icmp_ratemask", 6168),
     ("net.ipv4.ip_default_ttl", 64),
     ("net.ipv4.ip_forward", 0),
+    ("net.ipv4.neigh.default.gc_thresh1", 128),
+    ("net.ipv4.neigh.default.gc_thresh2", 512),
+    ("net.ipv4.neigh.default.gc_thresh3", 1024),
     (PORT_FIRST, 32768),
     (PORT_LAST, 60999),
     (SYN_LINEAR_TIMEOUTS, 4),
@@ -45,6 +48,9 @@ pub const DEFAULTS: &[(&str, i64)] = &[
     ("net.netfilter.nf_conntrack_tcp_timeout_unacknowledged", 300),
     ("net.netfilter.nf_conntrack_udp_timeout", 30),
     ("net.netfilter.nf_conntrack_udp_timeout_stream", 120),
+    ("net.ipv6.neigh.default.gc_thresh1", 128),
+    ("net.ipv6.neigh.default.gc_thresh2", 512),
+    ("net.ipv6.neigh.default.gc_thresh3", 1024),
 ];
 
 /// Settings that have one value per device, under `net.ipv4.conf.DEV.` or `net.ipv6.conf.DEV.`, where DEV may
@@ -106,6 +112,8 @@ fn permitted(name: &str) -> RangeInclusive<i64> {
     match name {
         "net.ipv4.ip_default_ttl" => 1..=255,
         "net.ipv4.icmp_ratelimit" | "net.netfilter.nf_conntrack_max" => 0..=most,
+        // `proc_dointvec_minmax` from zero.
+        limit if limit.contains(".neigh.default.gc_thresh") => 0..=most,
         // Below 1024 the ports are privileged (`ip_unprivileged_port_start`).
         PORT_FIRST | PORT_LAST => 1024..=65535,
         // `MAX_TCP_SYNCNT`.
@@ -404,6 +412,19 @@ impl Sysctls {
     pub fn conntrack_timeout(&self, name: &str) -> Duration {
         let full = format!("net.netfilter.nf_conntrack_{name}");
         Duration::from_secs(u64::try_from(self.value(&full)).unwrap_or(0))
+    }
+
+    /// Returns how many neighbours there may be before some are looked for that may go, and how many at most.
+    pub fn neighbour_limits(&self, family: Family) -> (usize, usize) {
+        let of = |which: &str| {
+            let ip = match family {
+                Family::V4 => "ipv4",
+                Family::V6 => "ipv6",
+            };
+            let value = self.value(&format!("net.{ip}.neigh.default.gc_thresh{which}"));
+            usize::try_from(value).unwrap_or(0)
+        };
+        (of("2"), of("3"))
     }
 
     /// Returns how many entries the connection tracking table takes.

@@ -93,6 +93,9 @@ codes! {
     CtStaleEndpoint "CT_STALE_ENDPOINT": "an existing connection tracking entry sends the packet to an endpoint that no longer exists",
         why "the entry was made before the endpoint went away, and each packet keeps it alive",
         fix "delete the entry (conntrack -D), or let the client use a new source port";
+    CtPreRule "CT_PRE_RULE": "an existing connection tracking entry without translation is older than the rules of the Service, so the packet goes to the Service's address as it is",
+        why "a client sent to the address before kube-proxy had rules for it, goes on from the same source port, and each packet keeps the entry alive",
+        fix "delete the entry (conntrack -D), or let the client use a new source port; kube-proxy deletes such entries itself once it has written its rules: look at its log";
     CtInsertClash "CT_INSERT_CLASH": "two first packets of one connection were tracked at once, and this one came second",
         why "the A and AAAA questions of a look-up leave one socket together; kernels before 5.7 drop the second one if the two were sent to different endpoints, before 5.0 always",
         fix "use a kernel of 5.7 or later, or NodeLocal DNSCache, or `options single-request-reopen` in resolv.conf";
@@ -137,6 +140,9 @@ codes! {
     NeighUnresolved "NEIGH_UNRESOLVED": "nobody answered for the next hop's address",
         why "the pod or host is gone, the link to it is cut, or its address is wrong",
         fix "check that the next hop exists and is on that link";
+    NeighOverflow "NEIGH_OVERFLOW": "the neighbour table is full, so the next hop gets no entry and the packet is dropped",
+        why "more neighbours in use than net.ipv4.neigh.default.gc_thresh3 allows: many pods on one flat network",
+        fix "raise net.ipv4.neigh.default.gc_thresh1, gc_thresh2 and gc_thresh3 on the node";
     MtuExceeded "MTU_EXCEEDED": "the packet is larger than the next device takes and must not be fragmented",
         why "the pod's MTU does not leave room for the tunnel's header (VXLAN takes 50 bytes over IPv4)",
         fix "lower the pod MTU to the underlay's minus the overhead";
@@ -193,6 +199,9 @@ codes! {
     LocalDrop "LOCAL_DROP": "the sender's own packet filter dropped the packet in OUTPUT",
         why "a rule of the node matched a packet of one of its own processes",
         fix "look at the rule named as the decider";
+    VxlanCsum "VXLAN_CSUM": "the UDP checksum around a VXLAN frame is wrong, so the receiving node drops it",
+        why "kernels before 5.7 spoil a checksum that is not used when they translate the outer packet, which kube-proxy before 1.18.6 makes them do",
+        fix "use a kernel of 5.7 or later, or a kube-proxy that clears its mark (1.16.13, 1.17.9, 1.18.6), or: ethtool -K flannel.1 tx-checksum-ip-generic off";
     NoAnswer "NO_ANSWER": "nothing came back within the time the client waits",
         why "the request or its answer was dropped on the way; the steps before tell which and where",
         fix "look at the packet's last step";

@@ -459,11 +459,25 @@ pub struct Data {
     pub message: Message,
 }
 
+impl Payload {
+    /// Whether the UDP header before it has a wrong checksum.
+    pub const fn has_wrong_checksum(&self) -> bool {
+        match self {
+            Self::Vxlan(vxlan) => vxlan.wrong_checksum,
+            Self::Empty | Self::Data(_) => false,
+        }
+    }
+}
+
 /// A VXLAN header and the frame behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vxlan {
     /// VXLAN network identifier, 24 bits.
     pub vni: u32,
+    /// Whether the checksum of the packet inside is left to the device (`CHECKSUM_PARTIAL`).
+    pub offloaded: bool,
+    /// Whether the UDP header before it has a checksum, and a wrong one. As a rule it has none (RFC 7348, 5).
+    pub wrong_checksum: bool,
     /// The encapsulated frame.
     pub frame: Frame,
 }

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use podwire_models::api::Pod;
-use podwire_models::base::{ObjectKey, ObjectName};
+use podwire_models::base::{Family, ObjectKey, ObjectName};
 use podwire_models::cluster::Acl;
 use podwire_models::cluster::install::Machines;
+use podwire_models::control::proxy::iptables::translates;
 use podwire_models::kernel::config::{Change, ConfigError};
 use podwire_models::kernel::link::DeviceKind;
 use podwire_models::kernel::netfilter::chain::PortRange;
 use podwire_models::kernel::{Netns, sysctl};
-use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId};
+use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId, Transport};
 
 use crate::trace::record::Record;
 
@@ -79,6 +80,12 @@ pub enum Fault {
         /// Which.
         node: ObjectName,
     },
+    /// kube-proxy of a node writes its rules, and cannot delete entries of connection tracking. Its machine stays as it is: whoever
+    /// runs the control plane passes that over.
+    NoConntrackCleanup {
+        /// Which.
+        node: ObjectName,
+    },
     /// What pods of a node send to the outside gets its source port from a small range.
     SnatPorts {
         /// Which.
@@ -130,6 +137,9 @@ impl Fault {
             Self::HairpinOff { node } => format!("hairpin is off on the bridges of node/{node}"),
             Self::RouteLost { node, to } => format!("ip route del {to} on node/{node}"),
             Self::KubeProxyDown { node } => format!("kube-proxy of node/{node} has stopped"),
+            Self::NoConntrackCleanup { node } => {
+                format!("kube-proxy of node/{node} cannot delete entries of connection tracking")
+            }
             Self::SnatPorts { node, ports } => format!(
                 "node/{node} masquerades its pods with source ports {} to {} only",
                 ports.first, ports.last
@@ -217,7 +227,7 @@ impl Fault {
                 let commands = node::route_lost(node::netns(machines, node)?, *to)?;
                 do_on(machines, node, commands)
             }
-            Self::KubeProxyDown { node } => {
+            Self::KubeProxyDown { node } | Self::NoConntrackCleanup { node } => {
                 node::netns(machines, node)?;
                 Ok(Undo::Nothing)
             }
@@ -269,6 +279,7 @@ impl Fault {
             | Self::HairpinOff { .. }
             | Self::RouteLost { .. }
             | Self::SnatPorts { .. }
+            | Self::NoConntrackCleanup { .. }
             | Self::KubeProxyDown { .. } => self.seen(machines, records, pod),
         }
     }
@@ -285,6 +296,7 @@ impl Fault {
             | Self::RouteLost { .. }
             | Self::KubeProxyDown { .. }
             | Self::SnatPorts { .. }
+            | Self::NoConntrackCleanup { .. }
             | Self::ConntrackRace { .. }
             | Self::Acl(_) => None,
         }
@@ -312,6 +324,9 @@ impl Fault {
             Self::ForwardDrop { node } => on_node(node, &[Code::NfPolicyDrop]),
             Self::HairpinOff { node } => on_node(node, &[Code::BridgeNoHairpin]),
             Self::SnatPorts { node, .. } => on_node(node, &[Code::NatNoPort]),
+            Self::NoConntrackCleanup { node } => {
+                on_node(node, &[Code::CtPreRule, Code::CtStaleEndpoint])
+            }
             Self::KubeProxyDown { node } => on_node(node, &[Code::StaleRules]),
             Self::ConntrackRace { node } => on_node(node, &[Code::CtInsertClash]),
         }
@@ -388,6 +403,11 @@ impl Fault {
                     here(record) && asked
                 })
             }
+            Self::NoConntrackCleanup { node } => {
+                let here = on(machines, node);
+                let netns = node::netns(machines, node).ok();
+                count(&|record| here(record) && netns.is_some_and(|n| passes_by(n, record)))
+            }
             Self::SnatPorts { node, .. } => {
                 let here = on(machines, node);
                 count(&|record| {
@@ -450,6 +470,18 @@ fn do_on(machines: &mut Machines, node: &ObjectName, commands: Commands) -> Resu
     let id = node::id(machines, node).ok_or_else(|| format!("there is no node/{node}"))?;
     node::carry_out(machines, id, &commands.done)?;
     Ok(Undo::Commands(id, commands.undo))
+}
+
+/// Whether a datagram is routed to a Service's address that the node's rules translate: connection tracking knows it otherwise.
+fn passes_by(netns: &Netns, record: &Record) -> bool {
+    let (Action::Routed { .. }, Some(Head::Ip { dst, transport, .. })) =
+        (&record.step.action, &record.step.packet)
+    else {
+        return false;
+    };
+    let rules = netns.rules(Family::of(*dst));
+    matches!(transport, Transport::Udp(_))
+        && rules.is_some_and(|rules| translates(rules.ruleset(), *dst))
 }
 
 /// Whether a record was made in a node's own namespace.

@@ -68,6 +68,8 @@ pub struct Lab {
     programmed: Vec<ServiceView>,
     /// Nodes whose kube-proxy does nothing.
     pub stopped: BTreeSet<ObjectName>,
+    /// Nodes whose kube-proxy cannot delete entries of connection tracking.
+    pub uncleaned: BTreeSet<ObjectName>,
     /// Whether controllers and kube-proxies look at everything each time, as if nobody had told them what changed. It takes
     /// longer and changes nothing else: this is the reference.
     pub in_full: bool,
@@ -113,6 +115,7 @@ impl Lab {
             zone: Arc::new(zone),
             programmed: Vec::new(),
             stopped: BTreeSet::new(),
+            uncleaned: BTreeSet::new(),
             in_full: false,
             policed,
             gone: BTreeMap::new(),

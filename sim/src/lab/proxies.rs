@@ -120,7 +120,9 @@ impl Lab {
         for (id, node) in awake {
             if let Some(netns) = machines.cluster.netns_mut(id) {
                 route_localnet(netns, view.family, &node, flags);
-                if let Some(table) = &mut netns.conntrack {
+                if let Some(table) = &mut netns.conntrack
+                    && !self.uncleaned.contains(&node.name)
+                {
                     stale.clean(table);
                 }
             }
@@ -245,7 +247,9 @@ impl Lab {
                     }),
                 }
             }
-            if let (Some(stale), Some(table)) = (&stale, &mut netns.conntrack) {
+            if let (Some(stale), Some(table)) = (&stale, &mut netns.conntrack)
+                && !self.uncleaned.contains(name)
+            {
                 stale.clean(table);
             }
         }

@@ -8,8 +8,8 @@
 //!
 //! # Fidelity
 //! Delays, rates, losses and firewalls of wires are left out: a veth pair is fast and perfect. Nothing runs in the
-//! namespaces; servers are the reader's business. `nf_conntrack_max` belongs to the whole machine and stays as it
-//! is. ICMP redirects are switched off, as the simulator has none, and IPv6 addresses are used at once. Devices have link-local
+//! namespaces; servers are the reader's business. `nf_conntrack_max` and the limits of the table of neighbours belong to the whole
+//! machine and stay as they are. ICMP redirects are switched off, as the simulator has none, and IPv6 addresses are used at once. Devices have link-local
 //! addresses, which the simulator leaves out: without one Linux asks for no neighbour on behalf of others.
 
 mod names;
@@ -328,7 +328,10 @@ fn forwarding(netns: &Netns) -> Vec<String> {
 /// Returns the settings somebody has written; those that only the whole machine has are left out.
 fn written(netns: &Netns) -> Vec<(String, String)> {
     let all = netns.sysctls.texts().into_iter();
-    all.filter(|(name, _)| &**name != "net.netfilter.nf_conntrack_max")
+    let of_machine = |name: &str| {
+        name == "net.netfilter.nf_conntrack_max" || name.contains(".neigh.default.gc_thresh")
+    };
+    all.filter(|(name, _)| !of_machine(name))
         .map(|(name, text)| (name.to_string(), text.replace('\t', " ")))
         .collect()
 }

@@ -27,6 +27,7 @@ pub const NAMES: &[(&str, &[&str])] = &[
     ("KubeProxyDown", &["node"]),
     ("ConntrackRace", &["node"]),
     ("SnatPorts", &["node", "ports"]),
+    ("NoConntrackCleanup", &["node"]),
     ("Sysctl", &["on", "name", "value"]),
 ];
 

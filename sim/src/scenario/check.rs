@@ -362,6 +362,7 @@ impl Check<'_> {
             | FaultKind::RouteLost { node, .. }
             | FaultKind::ConntrackRace { node }
             | FaultKind::SnatPorts { node, .. }
+            | FaultKind::NoConntrackCleanup { node }
             | FaultKind::KubeProxyDown { node } => self.node(node, machines),
             FaultKind::PodKill { pod: on } | FaultKind::Sysctl { on, .. } => {
                 self.thing(on, machines);

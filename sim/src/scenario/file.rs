@@ -203,6 +203,8 @@ pub struct KubeProxy {
     pub masquerade_all: bool,
     /// `--nodeport-addresses`.
     pub nodeport_addresses: Option<Text<String>>,
+    /// Whether its rules clear its mark before they masquerade, as since 1.16.13, 1.17.9 and 1.18.6.
+    pub clears_mark: Option<bool>,
 }
 
 /// Who listens where.
@@ -513,6 +515,11 @@ pub enum FaultKind {
     },
     /// kube-proxy of a node does nothing any more: the rules stay as they are.
     KubeProxyDown {
+        /// Which.
+        node: Text<ObjectName>,
+    },
+    /// kube-proxy of a node cannot delete entries of connection tracking.
+    NoConntrackCleanup {
         /// Which.
         node: Text<ObjectName>,
     },

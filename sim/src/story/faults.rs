@@ -134,6 +134,16 @@ impl<D: Dice> Run<'_, D> {
                     self.lab.stopped.insert(node.clone());
                 }
             }
+            Fault::NoConntrackCleanup { node } => {
+                if ended {
+                    // It starts anew, and looks at all there is.
+                    self.lab.uncleaned.remove(node);
+                    self.memory.rules = Dirty::All;
+                    self.plan_once(PROXY_SYNC, Task::Rules);
+                } else {
+                    self.lab.uncleaned.insert(node.clone());
+                }
+            }
             Fault::LinkDown { .. }
             | Fault::Sysctl { .. }
             | Fault::ForwardDrop { .. }

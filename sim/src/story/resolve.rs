@@ -446,7 +446,14 @@ impl Resolver<'_> {
             let nic = node.nics.iter().find(|nic| nic.default_route)?;
             Some((format!("nics/{}", *node.name), nic.ip.mark))
         });
-        for (what, mark) in range.into_iter().chain(hosts).chain(nics).take(MOST) {
+        let kernel = cluster.kernel.as_ref().map(|kernel| kernel.mark);
+        let kernel = kernel.map(|mark| ("kernel".to_owned(), mark));
+        let kernels = cluster.nodes.iter().filter_map(|node| {
+            let kernel = node.kernel.as_ref()?;
+            Some((format!("kernel/{}", *node.name), kernel.mark))
+        });
+        let all = range.into_iter().chain(hosts).chain(nics);
+        for (what, mark) in all.chain(kernel).chain(kernels).take(MOST) {
             let origin = self.file.spans.origin(mark);
             site.written.insert(what.into(), self.origins.add(origin));
         }
@@ -475,6 +482,7 @@ impl Resolver<'_> {
         let given = &self.file.cluster.kube_proxy;
         let mut flags = Flags {
             masquerade_all: given.masquerade_all,
+            clears_mark: given.clears_mark.unwrap_or(true),
             ..Flags::default()
         };
         if let Some(cidrs) = &given.cluster_cidr {
@@ -1027,6 +1035,9 @@ impl Resolver<'_> {
                 to: *to.0.first()?,
             },
             FaultKind::KubeProxyDown { node } => Fault::KubeProxyDown {
+                node: self.known_node(node, &names)?,
+            },
+            FaultKind::NoConntrackCleanup { node } => Fault::NoConntrackCleanup {
                 node: self.known_node(node, &names)?,
             },
             FaultKind::SnatPorts { node, ports } => Fault::SnatPorts {

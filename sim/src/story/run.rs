@@ -632,6 +632,7 @@ impl<D: Dice> Run<'_, D> {
             } else {
                 let records = || self.records_of(n).chain(&aside);
                 let code = attempt::or_stale(code, records(), machines);
+                let code = attempt::or_predating(code, records(), machines);
                 let code = attempt::or_overlapping(code, records(), &self.lab.plan.site);
                 attempt::or_lagging(code, records(), &self.lab, &self.names)
             };

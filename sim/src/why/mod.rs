@@ -7,7 +7,7 @@
 //! first one first.
 //!
 //! Reading order: this file (the loop, and what is known of an attempt), [`service`] (selectors, ports, readiness),
-//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `leaving` (pods that are deleted), `size` (what is too large for a link), `way` (routes and rules that are missing, ranges that overlap), `back` (answers that take another way), `nat` (translation), [`evidence`].
+//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `leaving` (pods that are deleted), `size` (what is too large for a link), `way` (routes and rules that are missing, ranges that overlap), `back` (answers that take another way), `nat` (translation), `neighbours` (their table), [`evidence`].
 //!
 //! # Fidelity
 //! Intentions are guessed: of two values that ought to be equal, the one that fewer other objects use is taken to be
@@ -37,6 +37,7 @@ pub mod service;
 mod back;
 mod leaving;
 mod nat;
+mod neighbours;
 mod size;
 mod way;
 
@@ -238,6 +239,9 @@ impl<'a> Case<'a> {
         {
             return finding;
         }
+        if let Some(finding) = name::flavour(self) {
+            return finding;
+        }
         let found = if policy::decides(code) {
             policy::denied(self, code)
         } else if matches!(code, Code::PortClosed | Code::PortBoundElsewhere) {
@@ -260,6 +264,12 @@ impl<'a> Case<'a> {
             back::half_seen(self)
         } else if code == Code::RpFilter {
             back::other_way_back(self)
+        } else if code == Code::CtPreRule {
+            nat::predates(self)
+        } else if code == Code::VxlanCsum {
+            nat::spoiled(self)
+        } else if code == Code::NeighOverflow {
+            neighbours::full(self)
         } else if code == Code::NatNoPort {
             nat::no_port(self)
         } else if code == Code::CidrOverlap {

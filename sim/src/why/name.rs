@@ -1,14 +1,20 @@
 //! Names that were not found: the query or its answer was lost, or the name is not there.
 
+use std::time::Duration;
+
 use podwire_models::api::pod::DnsPolicy;
 use podwire_models::api::{Kind, ObjectRef, Service};
-use podwire_models::base::{Namespace, ObjectKey, OriginId};
+use podwire_models::base::{Namespace, ObjectKey, OriginId, Time};
+use podwire_models::control::dns::flavour::Flavour;
 use podwire_models::wire::{Code, Head, Transport};
 
 use super::{Case, Finding, machine, maker, pod_spec, policy, service};
+use crate::engine::dice::Seeded;
+use crate::lab::Lab;
 use crate::problem::suggestion;
 use crate::scenario::address::Target;
-use crate::trace::record::Record;
+use crate::trace::record::{Record, TraceRecorder};
+use crate::traffic::ProbeResult;
 use crate::traffic::coredns::Crash;
 
 /// A look-up failed.
@@ -32,6 +38,72 @@ pub(super) fn unresolved(case: &Case<'_>) -> Option<Finding> {
     // An upstream that cannot be asked answers SERVFAIL to the last candidate.
     let code = case.attempted.code;
     matches!(code, Code::DnsNxDomain | Code::DnsServFail).then(|| unknown(case))?
+}
+
+/// Another resolver finds the name: what this one does otherwise is the cause.
+pub(super) fn flavour(case: &Case<'_>) -> Option<Finding> {
+    let (code, own) = (case.attempted.code, case.request.resolver.flavour);
+    let ended = matches!(code, Code::DnsNoData | Code::DnsNxDomain);
+    if !ended || !own.is_musl() {
+        return None;
+    }
+    let mut request = case.request.clone();
+    request.resolver.flavour = Flavour::Glibc;
+    // A cluster of its own: in that of the attempt the sockets of its programs are open.
+    let lab = Lab::build(case.world.objects.clone(), case.world.plan.clone());
+    let source = lab.source(case.from).ok()?;
+    let mut simulation = lab.start(Seeded::new(1), TraceRecorder::new());
+    let limit = Time::ZERO + request.timeout + Duration::from_secs(60);
+    let other = lab.attempt(&mut simulation, &source, &request, limit);
+    if other.ok()?.result == ProbeResult::DnsFailure {
+        return None;
+    }
+    let host = match &case.request.target {
+        Target::Name { name, .. } | Target::Url { host: name, .. } => name.as_str(),
+        Target::Service { .. }
+        | Target::Pod { .. }
+        | Target::Node { .. }
+        | Target::Host { .. }
+        | Target::Address { .. } => return None,
+    };
+    let dots = host.matches('.').count();
+    let ndots = source.resolv_conf.ndots;
+    let says = if code == Code::DnsNoData {
+        let empty = answered_without_data(case).unwrap_or_else(|| "a name on the way".to_owned());
+        format!(
+            "its resolver is that of {own}: {empty} is there, but has no address (NODATA), and musl ends the search with that; glibc and Go go on to the next domain of the search list and find {host}"
+        )
+    } else {
+        format!(
+            "its resolver is that of {own}: {host} has {dots} dots, no fewer than ndots ({ndots}), so musl asks for it as it is only; glibc and Go then append the search list and find it"
+        )
+    };
+    let fix = "ask for the full name with a dot at the end, or build the image on glibc".to_owned();
+    let pod = case.client()?;
+    let (object, origin) = maker(pod, &case.world.objects);
+    Some(
+        Finding::of(code, &object, origin)
+            .saying(says, fix)
+            .shown_by(format!(
+                "kubectl -n {} exec {} -- ls /lib | grep ld-musl",
+                pod.key.namespace, pod.key.name
+            )),
+    )
+}
+
+/// The last name that the servers know, and have no address for.
+fn answered_without_data(case: &Case<'_>) -> Option<String> {
+    let records = case.attempted.trace.records.iter().rev();
+    records.into_iter().find_map(|record| {
+        let Some(Head::Ip {
+            says: Some(says), ..
+        }) = &record.step.packet
+        else {
+            return None;
+        };
+        let name = says.split_whitespace().find(|word| word.ends_with('.'))?;
+        says.ends_with("NOERROR 0").then(|| name.to_owned())
+    })
 }
 
 /// The name servers end by themselves.

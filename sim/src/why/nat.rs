@@ -1,4 +1,4 @@
-//! Translation: ports that run out.
+//! Translation: ports that run out, entries older than the rules, checksums that it spoils.
 
 use std::ops::RangeInclusive;
 
@@ -6,9 +6,10 @@ use podwire_models::api::{Kind, ObjectRef};
 use podwire_models::base::OriginId;
 use podwire_models::kernel::conntrack::state::Proto;
 use podwire_models::kernel::conntrack::{Entry, TcpState};
-use podwire_models::wire::{Action, Code, Head, L4, Transport};
+use podwire_models::wire::{Action, Code, Head, L4, Manip, Transport};
 
 use super::{Case, Finding};
+use crate::attempt::predating;
 
 /// Every source port that a translation may take has a connection to this destination.
 pub(super) fn no_port(case: &Case<'_>) -> Option<Finding> {
@@ -71,4 +72,81 @@ fn to_ports(target: &str) -> Option<RangeInclusive<u16>> {
     let range = words.next()?;
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
+/// An entry of connection tracking that is older than a Service's rules lets its packets pass them.
+pub(super) fn predates(case: &Case<'_>) -> Option<Finding> {
+    let trace = &case.attempted.trace;
+    let record = predating(trace.records.iter(), &case.lab.machines)?;
+    let node = trace.names.node_at(&record.place)?;
+    let Some(Head::Ip {
+        src,
+        dst,
+        transport: Transport::Udp(udp),
+        ..
+    }) = &record.step.packet
+    else {
+        return None;
+    };
+    let (sport, port) = (udp.sport, udp.dport);
+    let service = case.service_of(*dst, port)?;
+    let service = ObjectRef::namespaced(Kind::Service, &service.key);
+    let says = format!(
+        "its connection tracking has an entry from {src}:{sport} to {dst}:{port} without translation, older than the rules of {service}: no packet of it asks them, each goes to {dst} as it is and keeps the entry, and kube-proxy has not deleted it"
+    );
+    let fix = format!(
+        "on {node}: conntrack -D -p udp -s {src} --sport {sport} -d {dst}; look in kube-proxy's log why it cannot do that, or let the client use a new source port"
+    );
+    let object = ObjectRef::cluster(Kind::Node, node.parse().ok()?);
+    Some(
+        Finding::of(Code::CtPreRule, &object, OriginId::NONE)
+            .saying(says, fix)
+            .shown_by(format!(
+                "ssh {node} conntrack -L -p udp -s {src} -d {dst}; kubectl -n kube-system logs -l k8s-app=kube-proxy | grep -i conntrack"
+            )),
+    )
+}
+
+/// The outer header of a VXLAN packet was translated by a kernel that spoils its checksum with that.
+pub(super) fn spoiled(case: &Case<'_>) -> Option<Finding> {
+    let lost = case.last(Code::VxlanCsum)?;
+    let packet = lost.step.packet.as_ref()?.id();
+    let records = case.attempted.trace.records.iter();
+    let record = records.rev().find(|other| {
+        let own = other.step.packet.as_ref().map(Head::id) == Some(packet);
+        let outer = matches!(&other.step.packet, Some(Head::Ip { says: Some(says), .. }) if says.starts_with("vxlan"));
+        let source = matches!(
+            &other.step.action,
+            Action::Translated {
+                manip: Manip::Source,
+                undo: false,
+                ..
+            }
+        );
+        own && outer && source
+    })?;
+    let Action::Translated { from, to, .. } = &record.step.action else {
+        return None;
+    };
+    let names = &case.attempted.trace.names;
+    let (node, there) = (names.node_at(&record.place)?, names.node_at(&lost.place)?);
+    let netns = case.lab.machines.cluster.netns(record.place.netns?)?;
+    let place = |name: &str| case.lab.plan.site.written.get(name).copied();
+    let origin = place(&format!("kernel/{node}")).or_else(|| place("kernel"));
+    let (release, port) = (netns.release, from.1);
+    let says = format!(
+        "kube-proxy there leaves its mark on the packet in the tunnel, so the VXLAN packet around it is masqueraded too (source port {port} → {}), and kernel {release} spoils its UDP checksum with that: {there} drops it. What is sent again has no mark, but the same entry while that lives, 30 s: only the SYN after 63 s gets through",
+        to.1
+    );
+    let fix = format!(
+        "use kernel 5.7 or later on {node}, or kube-proxy 1.16.13, 1.17.9, 1.18.6 or later; or on {node}: ethtool -K flannel.1 tx-checksum-ip-generic off"
+    );
+    let object = ObjectRef::cluster(Kind::Node, node.parse().ok()?);
+    Some(
+        Finding::of(Code::VxlanCsum, &object, origin.unwrap_or(OriginId::NONE))
+            .saying(says, fix)
+            .shown_by(format!(
+                "ssh {there} nstat -az UdpInCsumErrors; ssh {node} conntrack -L -p udp --dport 8472"
+            )),
+    )
 }

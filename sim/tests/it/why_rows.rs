@@ -30,6 +30,31 @@ const ROWS: &[Row] = &[
         &["looked for on the link", "172.18.128.0/24"],
     ),
     (
+        "33-resolver_flavour",
+        "musl",
+        "Pod/shop/client",
+        "name: client",
+        &[
+            "musl",
+            "payments.svc.cluster.local. is there",
+            "glibc and Go go on",
+        ],
+    ),
+    (
+        "33-resolver_flavour",
+        "many-dots",
+        "Pod/shop/client",
+        "name: client",
+        &["5 dots", "ndots (5)", "musl asks for it as it is only"],
+    ),
+    (
+        "35-older_than_the_rules",
+        "broken",
+        "Node//node-a",
+        "NoConntrackCleanup",
+        &["older than the rules of Service/shop/cart", ":5000"],
+    ),
+    (
         "37-asymmetric_path",
         "broken",
         "Host//office",
@@ -53,6 +78,20 @@ const ROWS: &[Row] = &[
         "rp_filter\", value: \"1\"",
         &["came in by eth0", "leads back by eth1"],
     ),
+    (
+        "47-vxlan_checksum",
+        "broken",
+        "Node//node-a",
+        "node-a\", kernel: \"5.4\"",
+        &["leaves its mark", "kernel 5.4 spoils its UDP checksum"],
+    ),
+    (
+        "50-neighbour_table",
+        "broken-5",
+        "Sysctl/node-a/net.ipv4.neigh.default.gc_thresh3",
+        "gc_thresh3",
+        &["is 6 on node-a", "6 neighbours in use"],
+    ),
 ];
 
 #[test]
@@ -70,7 +109,13 @@ fn names_the_root_cause_and_where_it_was_written() {
             assert!(first.says.contains(word), "{file}: {word}: {first:#?}");
         }
         let place = first.origin.as_deref().and_then(|at| at.rsplit_once(':'));
-        let line = place.and_then(|(_, line)| text.lines().nth(line.parse::<usize>().unwrap() - 1));
+        let line = place.and_then(|(source, line)| {
+            // Lines of the objects count from where these begin.
+            let objects = text.lines().position(|line| line.contains("objects: r#"));
+            let before = objects.filter(|_| source == "objects").unwrap_or(0);
+            let line: usize = line.parse().unwrap();
+            text.lines().nth(before + line - 1)
+        });
         let line = line.unwrap_or_else(|| panic!("{file}: nowhere: {first:#?}"));
         assert!(line.contains(written), "{file}: {written}: {first:#?}");
         assert!(first.kubectl.is_some(), "{file}: {first:#?}");

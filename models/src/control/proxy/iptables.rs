@@ -80,6 +80,14 @@ pub fn same_on_every_node(view: &ServiceView, flags: &Flags) -> bool {
     addresses && local && !view.ports.iter().any(PortView::asks_for_node)
 }
 
+/// Whether kube-proxy's rules translate what is sent to an address of a Service.
+pub fn translates(rules: &Ruleset, ip: IpAddr) -> bool {
+    let table = rules.tables.get(&Table::Nat);
+    let chain = table.and_then(|table| table.chains.get(SERVICES));
+    let is_for = |rule: &Rule| rule.destination == Some(Not::is(host_net(ip)));
+    chain.is_some_and(|chain| chain.rules.iter().any(is_for))
+}
+
 /// Returns the first 16 characters of the base32 SHA-256 of `text`.
 pub fn hash16(text: &str) -> String {
     let mut hash = BASE32.encode(&Sha256::digest(text.as_bytes()));
@@ -325,13 +333,15 @@ impl Writer<'_> {
     fn masquerade(&mut self) {
         let mark = self.masquerade_mark();
         self.nat(MARK_MASQ, plain(Vec::new(), Target::Mark(mark)));
-        let unmarked = vec![Match::Mark(Not::except(mark))];
-        self.nat(POSTROUTING, plain(unmarked, Target::Return));
-        let clear = MarkMask {
-            value: self.mark,
-            mask: 0,
-        };
-        self.nat(POSTROUTING, plain(Vec::new(), Target::Mark(clear)));
+        if self.flags.clears_mark {
+            let unmarked = vec![Match::Mark(Not::except(mark))];
+            self.nat(POSTROUTING, plain(unmarked, Target::Return));
+            let clear = MarkMask {
+                value: self.mark,
+                mask: 0,
+            };
+            self.nat(POSTROUTING, plain(Vec::new(), Target::Mark(clear)));
+        }
         let random = if self.flags.random_fully {
             NatRandom::RandomFully
         } else {
@@ -341,10 +351,11 @@ impl Writer<'_> {
             ports: None,
             random,
         };
-        self.nat(
-            POSTROUTING,
-            commented("kubernetes service traffic requiring SNAT", target),
-        );
+        let mut rule = commented("kubernetes service traffic requiring SNAT", target);
+        if !self.flags.clears_mark {
+            rule.matches.push(Match::Mark(Not::is(mark)));
+        }
+        self.nat(POSTROUTING, rule);
     }
 
     const fn masquerade_mark(&self) -> MarkMask {

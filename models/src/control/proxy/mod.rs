@@ -58,6 +58,8 @@ pub struct Flags {
     pub masquerade_bit: u8,
     /// `--conntrack-tcp-be-liberal`.
     pub conntrack_tcp_be_liberal: bool,
+    /// Whether its rules clear its mark before they masquerade (1.16.13, 1.17.9, 1.18.6 and later; kubernetes 92035).
+    pub clears_mark: bool,
     /// Whether the node's iptables knows `--random-fully` (1.6.2 and later).
     pub random_fully: bool,
 }
@@ -72,6 +74,7 @@ impl Default for Flags {
             localhost_nodeports: true,
             masquerade_bit: 14,
             conntrack_tcp_be_liberal: false,
+            clears_mark: true,
             random_fully: true,
         }
     }

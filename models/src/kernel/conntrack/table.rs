@@ -182,7 +182,8 @@ const fn tcp_flags_make_sense(flags: TcpFlags) -> bool {
 }
 
 fn senseless(packet: &Packet) -> bool {
-    matches!(packet.transport, Transport::Tcp(tcp) if !tcp_flags_make_sense(tcp.flags))
+    packet.payload.has_wrong_checksum()
+        || matches!(packet.transport, Transport::Tcp(tcp) if !tcp_flags_make_sense(tcp.flags))
 }
 
 impl Conntrack {

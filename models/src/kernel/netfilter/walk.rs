@@ -17,8 +17,8 @@ use crate::kernel::conntrack::nat::NULL_BINDING;
 use crate::kernel::conntrack::{Conntrack, CtInfo, Entry, Tracked};
 use crate::kernel::{Cx, Netns, Skb};
 use crate::wire::{
-    Action, Code, Decider, DeciderKind, DevIndex, Icmp, L4, Manip, Packet, Place, Recorder, Stage,
-    Step, TcpFlags, Transport,
+    Action, Code, Decider, DeciderKind, DevIndex, Icmp, L4, Manip, Packet, Payload, Place,
+    Recorder, Stage, Step, TcpFlags, Transport,
 };
 
 /// One packet at one hook.
@@ -515,6 +515,12 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
             return Ok(());
         };
         if let Some(done) = table.translate(ct, info, manip, &mut self.skb.packet) {
+            if let Payload::Vxlan(vxlan) = &mut self.skb.packet.payload
+                && self.ns.release.translation_spoils_checksums()
+            {
+                // `udp_manip_pkt` reckons with the checksum of the packet inside.
+                vxlan.wrong_checksum |= vxlan.offloaded;
+            }
             let place = self.place();
             let (packet, by) = (&self.skb.packet, self.entry_decider());
             self.cx.step(place, || {

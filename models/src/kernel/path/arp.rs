@@ -7,7 +7,7 @@ use super::super::neighbour::{
     DELAY_FIRST_PROBE, Neighbour, NeighbourKey, NeighbourState, PROBES, REACHABLE, RETRANS,
 };
 use super::super::{Cx, Effect, KernelTimer, Netns, Skb};
-use crate::base::{Dice, Mac, OriginId};
+use crate::base::{Dice, Family, Mac, OriginId, Time};
 use crate::wire::{
     Action, Arp, ArpOp, Body, Code, Decider, DeciderKind, DevIndex, FlowKey, Frame, Icmp,
     IcmpError, Packet, Payload, Recorder, Stage, Step, Transport,
@@ -50,6 +50,16 @@ impl Netns {
         if let Some(mac) = known {
             return Some((skb, mac));
         }
+        if !self.room_for(dev, next_hop, now) {
+            let family = Family::of(next_hop);
+            let ip = if family == Family::V4 { "ipv4" } else { "ipv6" };
+            let (_, most) = self.sysctls.neighbour_limits(family);
+            let text = format!("net.{ip}.neigh.default.gc_thresh3 = {most}");
+            let by = Some(Decider::new(DeciderKind::Sysctl, text));
+            let code = Code::NeighOverflow;
+            self.drop_packet(&skb.packet, Some(dev), Stage::Neighbour, code, by, cx);
+            return None;
+        }
         cx.step(self.place(Some(dev), Stage::Neighbour), || {
             Step::about(&skb.packet, Action::Resolving { next_hop })
         });
@@ -62,6 +72,7 @@ impl Netns {
         let entry = Neighbour {
             state,
             generation,
+            updated: now,
             origin: OriginId::NONE,
         };
         self.neighbours
@@ -70,6 +81,19 @@ impl Netns {
         Self::timer_in(RETRANS, dev, next_hop, generation, cx);
         self.solicit(dev, next_hop, None, Some(source), cx);
         None
+    }
+
+    /// Whether the table has an entry for a neighbour, or room for one.
+    fn room_for(&mut self, dev: DevIndex, addr: IpAddr, now: Time) -> bool {
+        let family = Family::of(addr);
+        let known = self
+            .neighbours
+            .entries
+            .contains_key(&NeighbourKey(dev, addr));
+        known || {
+            let limits = self.sysctls.neighbour_limits(family);
+            self.neighbours.make_room(family, limits, now)
+        }
     }
 
     fn timer_in<D: Dice, R: Recorder>(
@@ -189,7 +213,7 @@ impl Netns {
         // arp_announce=0: the source of the packet that wants out, if it is one of ours.
         let ours = source.filter(|s| self.is_local(*s));
         let sender = ours.or_else(|| self.masquerade_source(dev, target, target));
-        let sender = sender.unwrap_or_else(|| crate::base::Family::of(target).unspecified());
+        let sender = sender.unwrap_or_else(|| Family::of(target).unspecified());
         let id = cx.packet_id();
         match target {
             IpAddr::V4(_) => {
@@ -270,8 +294,9 @@ impl Netns {
         match arp.op {
             ArpOp::Request => {
                 if self.answers_for(dev, arp.target_ip) {
-                    self.learn(dev, arp.sender_ip, arp.sender_mac, false, cx);
-                    let Some(mac) = self.device(dev).map(|d| d.mac) else {
+                    // Who gets no entry gets no answer.
+                    let noted = self.learn(dev, arp.sender_ip, arp.sender_mac, false, cx);
+                    let Some(mac) = self.device(dev).map(|d| d.mac).filter(|_| noted) else {
                         return;
                     };
                     let reply = Arp {
@@ -300,7 +325,9 @@ impl Netns {
                     self.learn(dev, arp.sender_ip, arp.sender_mac, false, cx);
                 }
             }
-            ArpOp::Reply => self.learn(dev, arp.sender_ip, arp.sender_mac, true, cx),
+            ArpOp::Reply => {
+                self.learn(dev, arp.sender_ip, arp.sender_mac, true, cx);
+            }
         }
     }
 
@@ -311,13 +338,14 @@ impl Netns {
             return true;
         }
         let name = self.device(dev).map_or("", |d| &d.name);
-        self.sysctls.forwards(crate::base::Family::of(addr), name)
+        self.sysctls.forwards(Family::of(addr), name)
             && self.sysctls.device(name, "proxy_arp") != 0
             && self
                 .route(addr)
                 .is_ok_and(|hop| !hop.local && hop.dev != dev)
     }
 
+    /// Notes a neighbour; returns whether it may be answered: not if there is no room for it.
     fn learn<D: Dice, R: Recorder>(
         &mut self,
         dev: DevIndex,
@@ -325,20 +353,23 @@ impl Netns {
         mac: Mac,
         solicited: bool,
         cx: &mut Cx<'_, D, R>,
-    ) {
+    ) -> bool {
         if addr.is_unspecified() {
-            return;
+            return true;
         }
         let known = self
             .neighbours
             .entries
             .contains_key(&NeighbourKey(dev, addr));
         if solicited && !known {
-            return;
+            return true;
+        }
+        if !self.room_for(dev, addr, cx.now) {
+            return false;
         }
         let waiting = self.neighbours.learn(dev, addr, mac, cx.now, solicited);
         let Some(source) = self.device(dev).map(|d| d.mac) else {
-            return;
+            return true;
         };
         for skb in waiting {
             cx.step(self.place(Some(dev), Stage::Neighbour), || {
@@ -350,13 +381,15 @@ impl Netns {
                     },
                 )
             });
+            let inner = self.inner_of(dev, &skb);
             let frame = Frame {
                 src: source,
                 dst: mac,
                 body: Body::Ip(skb.packet),
             };
-            self.transmit(dev, frame, cx);
+            self.transmit_packet(dev, frame, inner, cx);
         }
+        true
     }
 
     /// A neighbour solicitation or advertisement comes in.
@@ -373,8 +406,8 @@ impl Netns {
                     return;
                 }
                 let Some(asker) = source_mac else { return };
-                self.learn(dev, src, asker, false, cx);
-                let Some(mac) = self.device(dev).map(|d| d.mac) else {
+                let noted = self.learn(dev, src, asker, false, cx);
+                let Some(mac) = self.device(dev).map(|d| d.mac).filter(|_| noted) else {
                     return;
                 };
                 let answer = Icmp::NeighbourAdvertisement {

@@ -12,6 +12,7 @@ use super::super::link::DeviceKind;
 use super::super::netfilter::chain::Hook;
 use super::super::{Cx, Netns, Skb, tunnel};
 use super::Filtered;
+use super::output::Inner;
 use crate::base::{Dice, Mac};
 use crate::wire::{
     Action, Body, Code, Decider, DeciderKind, DevIndex, Frame, Head, PacketId, Payload, Recorder,
@@ -392,6 +393,7 @@ impl Netns {
         &mut self,
         dev: DevIndex,
         frame: Frame,
+        inner: Inner,
         cx: &mut Cx<'_, D, R>,
     ) {
         let Some(DeviceKind::Vxlan(vxlan)) = self.device(dev).map(|d| &d.kind) else {
@@ -417,9 +419,9 @@ impl Netns {
             return;
         };
         for other in others {
-            self.encapsulate_to(dev, ends, other, frame.clone(), cx);
+            self.encapsulate_to(dev, ends, other, (frame.clone(), inner), cx);
         }
-        self.encapsulate_to(dev, ends, remote, frame, cx);
+        self.encapsulate_to(dev, ends, remote, (frame, inner), cx);
     }
 
     fn encapsulate_to<D: Dice, R: Recorder>(
@@ -427,7 +429,7 @@ impl Netns {
         dev: DevIndex,
         (vni, local, dstport): (u32, std::net::IpAddr, u16),
         remote: std::net::IpAddr,
-        frame: Frame,
+        (frame, inner): (Frame, Inner),
         cx: &mut Cx<'_, D, R>,
     ) {
         let (id, flow) = match &frame.body {
@@ -448,9 +450,18 @@ impl Netns {
             }
         });
         let sport = tunnel::source_port(&frame);
-        let outer = self.outer_packet(id, flow, local, remote, sport, dstport, vni, frame);
+        let vxlan = Vxlan {
+            vni,
+            offloaded: inner.offloaded,
+            wrong_checksum: false,
+            frame,
+        };
+        let outer = self.outer_packet(id, flow, local, remote, sport, dstport, vxlan);
+        let mut skb = Skb::new(outer);
+        skb.mark = inner.mark;
+        skb.ignore_df = true;
         // A tunnel has nobody to tell; the failure is in the trace.
-        let _ = self.send(outer, cx);
+        let _ = self.send_skb(skb, cx);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of a header")]
@@ -462,8 +473,7 @@ impl Netns {
         dst: std::net::IpAddr,
         sport: u16,
         dport: u16,
-        vni: u32,
-        frame: Frame,
+        vxlan: Vxlan,
     ) -> crate::wire::Packet {
         crate::wire::Packet {
             id,
@@ -475,7 +485,7 @@ impl Netns {
             df: src.is_ipv6(),
             fragment: None,
             transport: Transport::Udp(Udp { sport, dport }),
-            payload: Payload::Vxlan(Box::new(Vxlan { vni, frame })),
+            payload: Payload::Vxlan(Box::new(vxlan)),
         }
     }
 }

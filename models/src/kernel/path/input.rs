@@ -331,6 +331,20 @@ impl Netns {
         }
         match skb.packet.transport {
             Transport::Icmp(icmp) => self.receive_icmp(&skb, icmp, cx),
+            Transport::Udp(_) if skb.packet.payload.has_wrong_checksum() => {
+                let by = Some(Decider::new(
+                    DeciderKind::Kernel,
+                    "the UDP checksum is wrong (UdpInCsumErrors)",
+                ));
+                self.drop_packet(
+                    &skb.packet,
+                    skb.in_dev,
+                    Stage::Socket,
+                    Code::VxlanCsum,
+                    by,
+                    cx,
+                );
+            }
             Transport::Udp(udp) if matches!(skb.packet.payload, Payload::Vxlan(_)) => {
                 self.decapsulate(skb, udp.dport, cx);
             }

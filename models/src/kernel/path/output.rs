@@ -13,6 +13,15 @@ use crate::wire::{
     Recorder, Stage, Step, Transport,
 };
 
+/// What is noted of a packet that enters a tunnel.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Inner {
+    /// Its mark.
+    pub(super) mark: u32,
+    /// Whether its checksum is left to the device.
+    pub(super) offloaded: bool,
+}
+
 impl Netns {
     /// A local process sends a packet. Its source must be set (see [`Netns::source_for`]); a TTL of 0 stands for
     /// the one of a socket that was given none: `net.ipv4.ip_default_ttl`, and 64 over IPv6.
@@ -308,15 +317,37 @@ impl Netns {
         dst: Mac,
         cx: &mut Cx<'_, D, R>,
     ) {
-        self.transmit(
-            dev,
-            Frame {
-                src,
-                dst,
-                body: Body::Ip(skb.packet),
-            },
-            cx,
+        let inner = self.inner_of(dev, &skb);
+        let frame = Frame {
+            src,
+            dst,
+            body: Body::Ip(skb.packet),
+        };
+        self.transmit_packet(dev, frame, inner, cx);
+    }
+
+    /// What a tunnel device sees of a packet besides its bytes; nothing for other devices.
+    ///
+    /// # Fidelity
+    /// Whether a checksum is left to the device is not kept with each packet: what sockets of this namespace and veths hand over
+    /// is, what comes from a cable or out of a tunnel is not. That of an echo never is.
+    pub(super) fn inner_of(&self, dev: DevIndex, skb: &Skb) -> Inner {
+        if !matches!(
+            self.device(dev).map(|device| &device.kind),
+            Some(DeviceKind::Vxlan(_))
+        ) {
+            return Inner::default();
+        }
+        let came = skb.in_dev.and_then(|dev| self.device(dev));
+        let checked = matches!(
+            came.map(|device| &device.kind),
+            Some(DeviceKind::Physical | DeviceKind::Vxlan(_))
         );
+        let echo = matches!(skb.packet.transport, Transport::Icmp(_));
+        Inner {
+            mark: skb.mark,
+            offloaded: !checked && !echo,
+        }
     }
 
     /// The hardware address of a broadcast or multicast destination, which needs no resolution.
@@ -353,6 +384,18 @@ impl Netns {
         frame: Frame,
         cx: &mut Cx<'_, D, R>,
     ) {
+        self.transmit_packet(dev, frame, Inner::default(), cx);
+    }
+
+    /// A frame leaves by a device; a tunnel keeps the mark of the packet in it for the one around it (`iptunnel_xmit` forgets it
+    /// between namespaces only).
+    pub(super) fn transmit_packet<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        frame: Frame,
+        inner: Inner,
+        cx: &mut Cx<'_, D, R>,
+    ) {
         let Some(device) = self.device_mut(dev) else {
             return;
         };
@@ -372,7 +415,7 @@ impl Netns {
                 cx.effects.push(Effect::Transmit { dev, frame });
             }
             DeviceKind::Bridge(_) => self.bridge_transmit(dev, frame, cx),
-            DeviceKind::Vxlan(_) => self.encapsulate(dev, frame, cx),
+            DeviceKind::Vxlan(_) => self.encapsulate(dev, frame, inner, cx),
             DeviceKind::Dummy => {
                 let code = Code::DeviceDown;
                 self.drop_frame(&frame, dev, Stage::Transmit, code, cx);

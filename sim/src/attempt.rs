@@ -111,6 +111,8 @@ pub struct ResolverChoice {
     pub flavour: Flavour,
     /// The source port of its questions, if it keeps one.
     pub port: Option<u16>,
+    /// How long the program keeps an answer, whatever its time to live.
+    pub keeps: Option<Duration>,
 }
 
 impl ResolverChoice {
@@ -118,7 +120,19 @@ impl ResolverChoice {
     pub const DEFAULT: Self = Self {
         flavour: Flavour::Glibc,
         port: None,
+        keeps: None,
     };
+}
+
+/// An answer that a program had kept, and used instead of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The name that was found, with the dot at its end.
+    pub name: Arc<str>,
+    /// The address that was used.
+    pub ip: IpAddr,
+    /// How old the answer was.
+    pub age: Duration,
 }
 
 /// One outcome of an attempt.
@@ -130,13 +144,15 @@ pub struct Attempted {
     pub outcome: ProbeOutcome,
     /// Why.
     pub code: Code,
+    /// The answer from its cache that the client used, if it did.
+    pub kept: Option<Kept>,
     /// The steps of one way it comes about.
     pub trace: Trace,
 }
 
 /// What a client's resolver does, by its `resolv.conf` and its own limits.
 fn resolver(source: &Source, request: &Request) -> LookupSettings {
-    let ResolverChoice { flavour, port } = request.resolver;
+    let ResolverChoice { flavour, port, .. } = request.resolver;
     let options = source.resolv_conf.options.of(flavour);
     LookupSettings {
         timeout: options.timeout,
@@ -415,6 +431,7 @@ pub fn add(
             chance,
             outcome,
             code,
+            kept: None,
             trace: trace(),
         });
     }

@@ -224,6 +224,9 @@ codes! {
     DnsRefused "DNS_REFUSED": "the name server's address refuses queries",
         why "the kube-dns Service has no endpoints, or nothing listens there",
         fix "check the CoreDNS pods";
+    DnsStaleAnswer "DNS_STALE_ANSWER": "the client used an address that the name no longer has",
+        why "the program keeps answers longer than they are true: a JVM (networkaddress.cache.ttl), a pool of connections, nscd",
+        fix "let it ask again when a connection fails, keep answers for less time, or use a Service with an address of its own instead of a headless one";
     DnsOverload "DNS_OVERLOAD": "the name servers get more questions than they can answer, and end",
         why "each question that waits takes memory; a replica that is killed leaves its share to the others",
         fix "more replicas, more memory, and fewer questions: lower ndots, names with a dot at the end, NodeLocal DNSCache";

@@ -369,6 +369,8 @@ pub struct Probe {
     pub resolver: Option<Text<Flavour>>,
     /// Source port of its questions about names, if its resolver keeps one.
     pub resolver_port: Option<u16>,
+    /// How long its program keeps an answer about a name, whatever its time to live.
+    pub cache: Option<Text<Delay>>,
     /// Only this address family.
     pub family: Option<ProbeFamily>,
     /// Time to live of its packets, if not the system's default.

@@ -4,6 +4,7 @@
 //! [`mod@moment`] asks what becomes of one more attempt in the middle of it.
 
 pub mod resolve;
+mod cache;
 mod commands;
 mod crash;
 mod faults;

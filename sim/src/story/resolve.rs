@@ -846,6 +846,7 @@ impl Resolver<'_> {
             source_port: None,
             resolver: None,
             resolver_port: None,
+            cache: None,
             family: None,
             ttl: None,
             must: load.must,
@@ -989,6 +990,7 @@ impl Resolver<'_> {
         request.resolver = ResolverChoice {
             flavour: probe.resolver.as_deref().copied().unwrap_or_default(),
             port: probe.resolver_port,
+            keeps: probe.cache.as_ref().map(|time| time.0),
         };
         request.deadline = probe.deadline.as_ref().map(|limit| limit.0);
         Some(Attempt {

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::base::{Dice, ObjectKey, Ratio, Time};
 use podwire_models::wire::{Action, Code, L4, PacketId, Place, Stage, Step};
 
+use super::cache::Caches;
 use super::commands::Running;
 use super::faults::Active;
 use super::live::Memory;
@@ -88,6 +90,10 @@ pub struct Attempted {
     pub ended: Option<(ProbeOutcome, Code)>,
     /// How many questions about names it sent.
     pub queries: u32,
+    /// The answer from its cache that the client used, if it did.
+    pub kept: Option<attempt::Kept>,
+    /// Who made it.
+    who: Arc<str>,
     from: Thing,
     request: Request,
     pub(super) must: Option<Must>,
@@ -179,6 +185,8 @@ pub(super) struct Run<'a, D> {
     /// Commands that send packets.
     pub(super) tools: Vec<Running>,
     pub(super) faults: BTreeMap<String, Active>,
+    /// What programs keep of names.
+    pub(super) caches: Caches,
     pub(super) touched: BTreeMap<String, u64>,
     /// Number of ready endpoints of each Service.
     pub(super) ready: BTreeMap<ObjectKey, u64>,
@@ -222,6 +230,7 @@ impl<'a, D: Dice> Run<'a, D> {
             codes: BTreeMap::new(),
             tools: Vec::new(),
             faults: BTreeMap::new(),
+            caches: Caches::default(),
             touched: BTreeMap::new(),
             ready: BTreeMap::new(),
             endpoints: Vec::new(),
@@ -490,16 +499,27 @@ impl<D: Dice> Run<'_, D> {
 
     pub(super) fn make_attempt(&mut self, attempt: &Attempt, name: &str, load: Option<usize>) {
         let number = self.attempts.len();
+        let at = self.simulation.now();
+        let mut kept = None;
         let made = self.lab.source(&attempt.from).and_then(|source| {
-            let probe = self.lab.probe(&source, &attempt.request)?;
+            let request = match self.caches.use_for(&source.name, &attempt.request, at) {
+                Some((request, answer)) => {
+                    kept = Some(answer);
+                    request
+                }
+                None => attempt.request.clone(),
+            };
+            let probe = self.lab.probe(&source, &request)?;
             Ok((source, probe))
         });
-        let at = self.simulation.now();
+        let who = made.as_ref().map(|(source, _)| Arc::clone(&source.name));
         let mut attempted = Attempted {
             probe: attempt.id.clone(),
             at,
             ended: None,
             queries: 0,
+            kept,
+            who: who.unwrap_or_else(|_| "".into()),
             from: attempt.from.clone(),
             request: attempt.request.clone(),
             must: attempt.must,
@@ -512,9 +532,16 @@ impl<D: Dice> Run<'_, D> {
                 if let Some(bytes) = attempt.payload {
                     probe = probe.carrying(bytes);
                 }
+                let kept = attempted.kept.as_ref().map(|kept| {
+                    let (ip, age) = (kept.ip, kept.age);
+                    format!(", which is {ip} in its cache, {age:?} old")
+                });
                 let what = format!(
-                    "{} to {} ({})",
-                    source.name, attempt.request.target, attempt.request.l4
+                    "{} to {} ({}){}",
+                    source.name,
+                    attempt.request.target,
+                    attempt.request.l4,
+                    kept.unwrap_or_default()
                 );
                 attempted.place.netns = Some(source.netns);
                 attempted.place.stage = Stage::Socket;
@@ -607,6 +634,7 @@ impl<D: Dice> Run<'_, D> {
             .collect();
         for (n, outcome, queries) in ended {
             self.open.remove(&n);
+            self.keep_of(n);
             let load = self.attempts.get(n).and_then(|attempt| attempt.load);
             let aside = match load {
                 Some(_) => self.simulation.recorder.end_load(n as u64),
@@ -629,6 +657,8 @@ impl<D: Dice> Run<'_, D> {
             let machines = &self.simulation.machines;
             let code = if code == Code::Ok {
                 code
+            } else if self.used_a_stale_answer(n) {
+                Code::DnsStaleAnswer
             } else {
                 let records = || self.records_of(n).chain(&aside);
                 let code = attempt::or_stale(code, records(), machines);
@@ -668,6 +698,29 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
+    /// Lets the program of an attempt keep what it found out about its name.
+    fn keep_of(&mut self, number: usize) {
+        let Some(attempt) = self.attempts.get(number) else {
+            return;
+        };
+        let Some(app) = attempt.app else {
+            return;
+        };
+        let (who, request, at) = (
+            Arc::clone(&attempt.who),
+            attempt.request.clone(),
+            attempt.at,
+        );
+        let outcomes = self.simulation.outcomes(app).to_vec();
+        self.keep(&who, &request, at, &outcomes);
+    }
+
+    /// Whether an attempt failed with an answer from a cache that is no longer true.
+    fn used_a_stale_answer(&self, number: usize) -> bool {
+        let kept = self.attempts.get(number).and_then(|a| a.kept.as_ref());
+        kept.is_some_and(|kept| !super::cache::has(&self.lab.zone, &kept.name, kept.ip))
+    }
+
     /// Returns the records that tell of an attempt.
     fn records_of(&self, number: usize) -> impl Iterator<Item = &Record> {
         let records = self.simulation.recorder.records().iter().zip(&self.owners);
@@ -689,6 +742,7 @@ impl<D: Dice> Run<'_, D> {
             chance: Ratio::ONE,
             outcome,
             code,
+            kept: attempt.kept.clone(),
             trace: Trace {
                 records: own.cloned().collect(),
                 names: self.names.clone(),

@@ -264,6 +264,8 @@ impl<'a> Case<'a> {
             back::half_seen(self)
         } else if code == Code::RpFilter {
             back::other_way_back(self)
+        } else if code == Code::DnsStaleAnswer {
+            name::stale(self)
         } else if code == Code::CtPreRule {
             nat::predates(self)
         } else if code == Code::VxlanCsum {

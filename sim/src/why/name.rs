@@ -6,7 +6,7 @@ use podwire_models::api::pod::DnsPolicy;
 use podwire_models::api::{Kind, ObjectRef, Service};
 use podwire_models::base::{Namespace, ObjectKey, OriginId, Time};
 use podwire_models::control::dns::flavour::Flavour;
-use podwire_models::wire::{Code, Head, Transport};
+use podwire_models::wire::{Code, Head, RecordData, RecordType, Transport};
 
 use super::{Case, Finding, machine, maker, pod_spec, policy, service};
 use crate::engine::dice::Seeded;
@@ -38,6 +38,58 @@ pub(super) fn unresolved(case: &Case<'_>) -> Option<Finding> {
     // An upstream that cannot be asked answers SERVFAIL to the last candidate.
     let code = case.attempted.code;
     matches!(code, Code::DnsNxDomain | Code::DnsServFail).then(|| unknown(case))?
+}
+
+/// The client used an address that the name no longer has.
+pub(super) fn stale(case: &Case<'_>) -> Option<Finding> {
+    let kept = case.attempted.kept.as_ref()?;
+    let keeps = case.request.resolver.keeps?;
+    let pod = case.client()?;
+    let (object, origin) = maker(pod, &case.world.objects);
+    let wanted = if kept.ip.is_ipv4() {
+        RecordType::A
+    } else {
+        RecordType::Aaaa
+    };
+    let answer = case.lab.zone.answer(&kept.name, wanted);
+    let now: Vec<String> = answer
+        .answers
+        .iter()
+        .filter_map(|record| {
+            let RecordData::Address(ip) = &record.data else {
+                return None;
+            };
+            Some(ip.to_string())
+        })
+        .collect();
+    let now = if now.is_empty() {
+        "has none by now".to_owned()
+    } else {
+        format!("is {} by now", now.join(", "))
+    };
+    let had = case.lab.gone.get(&kept.ip).map_or_else(String::new, |pod| {
+        format!("; pod {} that had {} is gone", pod.key, kept.ip)
+    });
+    let says = format!(
+        "its program keeps answers for {keeps:?}: {} was {} {:?} before, and {now}{had}",
+        kept.name, kept.ip, kept.age
+    );
+    let fix = "let it ask again when a connection fails, or keep answers for less time (networkaddress.cache.ttl of a JVM); or give the Service an address of its own (clusterIP)".to_owned();
+    let mut labels = kept.name.split('.');
+    let see = match (labels.next(), labels.next()) {
+        (Some(service), Some(namespace)) => format!(
+            "kubectl -n {namespace} get endpointslices -l kubernetes.io/service-name={service}"
+        ),
+        _ => format!(
+            "kubectl -n {} exec {} -- getent hosts {}",
+            pod.key.namespace, pod.key.name, kept.name
+        ),
+    };
+    Some(
+        Finding::of(Code::DnsStaleAnswer, &object, origin)
+            .saying(says, fix)
+            .shown_by(see),
+    )
 }
 
 /// Another resolver finds the name: what this one does otherwise is the cause.

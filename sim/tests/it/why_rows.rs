@@ -30,6 +30,13 @@ const ROWS: &[Row] = &[
         &["looked for on the link", "172.18.128.0/24"],
     ),
     (
+        "32-stale_answer",
+        "broken",
+        "Pod/shop/client",
+        "name: client",
+        &["keeps answers for 60s", "was 10.244.1.", "is gone"],
+    ),
+    (
         "33-resolver_flavour",
         "musl",
         "Pod/shop/client",

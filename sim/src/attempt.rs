@@ -209,7 +209,13 @@ impl Lab {
 
     fn resolv_conf(&self, spec: &PodSpec, namespace: &Namespace) -> ResolvConf {
         let site = &self.plan.site;
-        ResolvConf::of_pod(spec, namespace, &self.dns_ips(), &site.domain, &site.dns)
+        ResolvConf::of_pod(
+            spec,
+            namespace,
+            &self.cluster_dns(),
+            &site.domain,
+            &site.dns,
+        )
     }
 
     /// Returns the program that makes an attempt.

@@ -176,6 +176,8 @@ pub struct InstallError {
 
 /// Device of a node towards the underlay.
 const UPLINK: &str = "eth0";
+/// The device with the address of `NodeLocal DNSCache`.
+const NODE_CACHE: &str = "nodelocaldns";
 /// The underlay's bridge.
 const SWITCH: &str = "br0";
 
@@ -348,6 +350,11 @@ impl Machines {
             if let (true, Some(router)) = (nic.default_route, nth_addr(nic.addr.trunc(), 1)) {
                 changes.push(default_via(router));
             }
+        }
+        if let Some(ip) = site.dns.node_local {
+            changes.push(link(NODE_CACHE, site.underlay.mtu, NewLinkKind::Dummy));
+            changes.push(up(NODE_CACHE));
+            changes.push(addr(NODE_CACHE, host_net(ip), net.origin));
         }
         changes.extend(site.cni.node_setup(&net));
         self.apply(netns, &changes, net.origin, errors);

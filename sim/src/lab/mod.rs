@@ -167,7 +167,24 @@ impl Lab {
         }
         self.serve_api(&mut simulation);
         self.serve_health(&mut simulation);
+        self.serve_node_caches(&mut simulation);
         simulation
+    }
+
+    /// Starts NodeLocal DNSCache on every node, where there is one.
+    fn serve_node_caches<D: Dice, R: Witness>(&self, simulation: &mut Simulation<Program, D, R>) {
+        let Some(ip) = self.plan.site.dns.node_local else {
+            return;
+        };
+        for (name, machine) in self.machines.nodes.iter() {
+            let server = NameServer::new(coredns::ServerSettings::default());
+            let program = Program::NameServer(server, Arc::clone(&self.zone));
+            let label = format!("node-cache on {name}");
+            let app = simulation.add_app(machine.netns, &label, program);
+            // A pod on the host's network may have the port already.
+            let _ = simulation.listen(app, L4::Udp, Some(ip), 53);
+            simulation.start_at(simulation.now(), app);
+        }
     }
 
     /// Starts the API server where the endpoints of its Service are, unless they are pods that listen themselves.
@@ -405,6 +422,14 @@ impl Lab {
         kube_dns
             .map(|service| service.cluster_ips().to_vec())
             .unwrap_or_default()
+    }
+
+    /// Returns the servers that kubelets name to their pods.
+    pub fn cluster_dns(&self) -> Vec<IpAddr> {
+        match self.plan.site.dns.node_local {
+            Some(ip) => vec![ip],
+            None => self.dns_ips(),
+        }
     }
 
     /// Returns the running pods a workload owns, or the pod itself.

@@ -95,6 +95,8 @@ pub struct Dns {
     pub search: Vec<Text<String>>,
     /// Names outside and their addresses.
     pub names: BTreeMap<String, Text<Addresses>>,
+    /// Address of `NodeLocal DNSCache` on every node, `169.254.20.10`.
+    pub node_local: Option<Text<std::net::IpAddr>>,
     /// How long a replica works on one question.
     pub service_time: Option<Text<Delay>>,
     /// With how many questions waiting a replica is killed.

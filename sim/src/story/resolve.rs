@@ -377,6 +377,7 @@ impl Resolver<'_> {
                 .iter()
                 .map(|(name, ips)| (name.as_str().into(), ips.0.clone()))
                 .collect(),
+            node_local: dns.node_local.as_deref().copied(),
             service_time: dns.service_time.as_ref().map_or(Duration::ZERO, |t| t.0),
             memory: dns.memory,
         };

@@ -310,7 +310,7 @@ impl<'a> Case<'a> {
     }
 
     fn is_name_server(&self, ip: IpAddr) -> bool {
-        self.lab.dns_ips().contains(&ip)
+        self.lab.dns_ips().contains(&ip) || self.lab.cluster_dns().contains(&ip)
     }
 
     /// Whether the client was to talk to a name server in the first place.

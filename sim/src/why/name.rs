@@ -26,6 +26,9 @@ pub(super) fn unresolved(case: &Case<'_>) -> Option<Finding> {
         return Some(finding);
     }
     if let Some((record, code)) = lost(case) {
+        if let Some(finding) = node_cache(case, record, code) {
+            return Some(finding);
+        }
         if policy::decides(code) {
             return policy::denied(case, code);
         }
@@ -158,6 +161,36 @@ fn answered_without_data(case: &Case<'_>) -> Option<String> {
     })
 }
 
+/// A policy keeps a pod from NodeLocal DNSCache, whose pods have no addresses of their own.
+fn node_cache(case: &Case<'_>, record: &Record, code: Code) -> Option<Finding> {
+    let cache = case.lab.plan.site.dns.node_local?;
+    let to = matches!(&record.step.packet, Some(Head::Ip { dst, .. }) if *dst == cache);
+    let by = record.step.by.as_ref()?;
+    let key = by.text.strip_prefix("NetworkPolicy/")?.split(": ").next()?;
+    if !to || !policy::decides(code) {
+        return None;
+    }
+    let key: ObjectKey = key.parse().ok()?;
+    let written = case.world.objects.network_policies.get(&key)?;
+    let object = ObjectRef::namespaced(Kind::NetworkPolicy, &key);
+    let node = case.attempted.trace.names.node_at(&record.place)?;
+    let says = format!(
+        "it isolates the client for egress, and no policy has an ipBlock with {cache}, the server that the kubelet names: that is an address of {node} itself, where NodeLocal DNSCache listens. Its pods are on the host's network, so no podSelector ever matches them"
+    );
+    let fix = format!(
+        "allow it by address: egress: [{{to: [{{ipBlock: {{cidr: {cache}/32}}}}], ports: [{{port: 53, protocol: UDP}}, {{port: 53, protocol: TCP}}]}}]"
+    );
+    let client = case.client()?;
+    Some(
+        Finding::of(code, &object, written.origin)
+            .saying(says, fix)
+            .shown_by(format!(
+                "kubectl -n {} exec {} -- cat /etc/resolv.conf; kubectl -n kube-system get pods -l k8s-app=node-local-dns -o wide",
+                client.key.namespace, client.key.name
+            )),
+    )
+}
+
 /// The name servers end by themselves.
 fn crashed(case: &Case<'_>) -> Option<Finding> {
     let (key, crash) = case.lab.crashes.iter().next()?;
@@ -229,7 +262,8 @@ fn not_asked(case: &Case<'_>) -> Option<Finding> {
         DnsPolicy::ClusterFirst if pod.spec.host_network => "ClusterFirst with hostNetwork",
         DnsPolicy::ClusterFirst | DnsPolicy::ClusterFirstWithHostNet => return None,
     };
-    let names = case.lab.dns_ips();
+    let mut names = case.lab.dns_ips();
+    names.extend(case.lab.cluster_dns());
     let own = pod
         .spec
         .dns_config

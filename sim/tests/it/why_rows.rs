@@ -30,6 +30,13 @@ const ROWS: &[Row] = &[
         &["looked for on the link", "172.18.128.0/24"],
     ),
     (
+        "30-node_local_dns",
+        "broken",
+        "NetworkPolicy/shop/egress",
+        "name: egress",
+        &["169.254.20.10", "no podSelector ever matches"],
+    ),
+    (
         "32-stale_answer",
         "broken",
         "Pod/shop/client",

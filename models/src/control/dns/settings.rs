@@ -15,6 +15,12 @@ pub struct DnsSettings {
     pub search: Vec<Arc<str>>,
     /// Names outside of the cluster, without the last dot. If there are none, nobody upstream answers.
     pub names: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    /// The address on which `NodeLocal DNSCache` listens on every node, where there is one; kubelets name it to their pods.
+    ///
+    /// # Fidelity
+    /// The cache knows all that `CoreDNS` knows, at once: it never has to ask. Its rules that keep connection tracking away
+    /// (`NOTRACK`) are missing.
+    pub node_local: Option<IpAddr>,
     /// How long a replica works on a question; it works on one at a time.
     pub service_time: Duration,
     /// With how many questions waiting a replica has used up its memory, and is killed.

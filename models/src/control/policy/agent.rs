@@ -3,7 +3,7 @@
 //! | profile | agent | hook | looks at |
 //! |---|---|---|---|
 //! | `kindnet` | kube-network-policies | POSTROUTING, before source translation | both ends, on every node a packet passes |
-//! | `calico` | Felix | FORWARD, before the filter table | the ends that are pods of this node |
+//! | `calico` | Felix | FORWARD and INPUT, before the filter table | the ends that are pods of this node |
 //! | others | nobody | | |
 //!
 //! All see the destination after Service translation and the source before masquerading on this node; a source that
@@ -49,10 +49,11 @@ pub struct NodeAgent {
 }
 
 impl Agent for NodeAgent {
-    fn hook(&self) -> Hook {
+    fn sits_at(&self, hook: Hook) -> bool {
         match self.enforcer {
-            Enforcer::KubeNetworkPolicies => Hook::Postrouting,
-            Enforcer::Felix | Enforcer::Nobody => Hook::Forward,
+            Enforcer::KubeNetworkPolicies => hook == Hook::Postrouting,
+            Enforcer::Felix => matches!(hook, Hook::Forward | Hook::Input),
+            Enforcer::Nobody => hook == Hook::Forward,
         }
     }
 

@@ -13,8 +13,8 @@ use crate::wire::{Code, Decider, Packet};
 
 /// Who is asked about packets at one hook.
 pub trait Agent: fmt::Debug + Send + Sync {
-    /// Returns where it sits: before the filter table in FORWARD, before source translation in POSTROUTING.
-    fn hook(&self) -> Hook;
+    /// Whether it sits at a hook: before the filter table in INPUT and FORWARD, before source translation in POSTROUTING.
+    fn sits_at(&self, hook: Hook) -> bool;
 
     /// Decides about a packet. What it says is recorded.
     fn decide(&self, packet: &Packet, state: CtInfo) -> Ruling;

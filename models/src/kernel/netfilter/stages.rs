@@ -35,7 +35,7 @@ impl Hook {
         const LAST: (i32, Stop) = (i32::MAX, Confirm);
         match self {
             Self::Prerouting => &[RAW, TRACK, MANGLE, DNAT],
-            Self::Input => &[MANGLE, FILTER, SNAT, LAST],
+            Self::Input => &[MANGLE, (-5, Ask), FILTER, SNAT, LAST],
             Self::Forward => &[MANGLE, (-5, Ask), FILTER],
             Self::Output => &[RAW, TRACK, MANGLE, DNAT, FILTER],
             Self::Postrouting => &[MANGLE, (95, Ask), SNAT, LAST],

@@ -115,7 +115,7 @@ impl<'w, D: Dice, R: Recorder> Walk<'w, '_, D, R> {
 
     /// Asks the agent, if it sits here.
     fn ask(&mut self) -> Result<(), Box<Ending>> {
-        let Some(agent) = self.agent.filter(|agent| agent.hook() == self.hook) else {
+        let Some(agent) = self.agent.filter(|agent| agent.sits_at(self.hook)) else {
             return Ok(());
         };
         let place = self.place();

@@ -12,7 +12,10 @@ use podwire_models::control::dns::flavour::Flavour;
 use podwire_models::control::dns::resolver::ResolvConf;
 use podwire_models::control::dns::settings::DnsSettings;
 use podwire_models::control::proxy::iptables::translates;
-use podwire_models::wire::{Action, Code, Head, L4, Manip, NetnsId, PacketId, Transport};
+use podwire_models::kernel::conntrack::Entry;
+use podwire_models::wire::{
+    Action, Code, FiveTuple, Head, L4, Manip, NetnsId, PacketId, Transport,
+};
 
 use crate::engine::dice::{TooManyOutcomes, explore_within};
 use crate::lab::Lab;
@@ -473,6 +476,7 @@ fn code_of(outcome: &ProbeOutcome, records: &[Record], lab: &Lab) -> Code {
     };
     let code = or_stale(code, records.iter(), &lab.machines);
     let code = or_predating(code, records.iter(), &lab.machines);
+    let code = or_leaked(code, records.iter(), &lab.machines);
     or_overlapping(code, records.iter(), &lab.plan.site)
 }
 
@@ -592,6 +596,75 @@ pub fn predating<'r>(
         }
     }
     None
+}
+
+/// Returns [`Code::CtInvalidLeak`] for a connection that was reset, or had no end, if an answer passed a node without being
+/// translated back.
+pub fn or_leaked<'r>(
+    code: Code,
+    records: impl Iterator<Item = &'r Record>,
+    machines: &Machines,
+) -> Code {
+    let ended = matches!(
+        code,
+        Code::NoSocket | Code::UnexpectedReply | Code::ConnectionReset | Code::NoAnswer
+    );
+    if ended && leaked(records, machines).is_some() {
+        Code::CtInvalidLeak
+    } else {
+        code
+    }
+}
+
+/// Returns the step that routed a segment onward which belongs to a translated connection of that node, and was not translated:
+/// it is INVALID there.
+pub fn leaked<'r>(
+    records: impl Iterator<Item = &'r Record>,
+    machines: &Machines,
+) -> Option<&'r Record> {
+    let mut translated: BTreeSet<(NetnsId, PacketId, Time)> = BTreeSet::new();
+    let mut routed: Vec<(&Record, NetnsId, PacketId, FiveTuple)> = Vec::new();
+    for record in records {
+        let (
+            Some(here),
+            Some(
+                head @ Head::Ip {
+                    src,
+                    dst,
+                    transport,
+                    ..
+                },
+            ),
+        ) = (record.place.netns, &record.step.packet)
+        else {
+            continue;
+        };
+        let Transport::Tcp(tcp) = transport else {
+            continue;
+        };
+        if matches!(record.step.action, Action::Translated { .. }) {
+            translated.insert((here, head.id(), record.at));
+        }
+        if matches!(record.step.action, Action::Routed { .. }) {
+            let tuple = FiveTuple {
+                l4: L4::Tcp,
+                src: *src,
+                dst: *dst,
+                sport: tcp.sport,
+                dport: tcp.dport,
+                request: false,
+            };
+            routed.push((record, here, head.id(), tuple));
+        }
+    }
+    let leaks = |(record, here, packet, tuple): &(&Record, NetnsId, PacketId, FiveTuple)| {
+        let netns = machines.cluster.netns(*here);
+        let table = netns.and_then(|netns| netns.conntrack.as_ref());
+        let own = |entry: &&Entry| entry.reply == *tuple && entry.original != tuple.reply();
+        !translated.contains(&(*here, *packet, record.at))
+            && table.is_some_and(|table| table.iter(record.at).any(|entry| own(&entry)))
+    };
+    routed.into_iter().find(leaks).map(|(record, ..)| record)
 }
 
 /// Returns [`Code::EpRemovalLag`] or [`Code::StaleRules`] for a refusal or loss on the way if a rule of a node sent the packets to a

@@ -460,6 +460,12 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         if let Carried::Arrives { at, when } = carried {
             self.recorder.frame((from, self.now), (at, when), &frame);
         }
+        if let Carried::Arrives { at, when } = carried
+            && let Some(after) = self.machines.cluster.copied_after(from, &frame)
+        {
+            let frame = frame.clone();
+            self.schedule(when + after, Event::Arrive { at, frame });
+        }
         match carried {
             Carried::Arrives { at, when } if when <= self.now => Some((at, frame)),
             Carried::Arrives { at, when } => {

@@ -22,9 +22,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::base::shelf::Shelves;
-use crate::base::{FxIndexMap, Ratio, Time};
+use crate::base::{FxIndexMap, Mac, Ratio, Time};
 use crate::kernel::Netns;
-use crate::wire::{DevIndex, L4, NetnsId, Packet};
+use crate::wire::{Body, DevIndex, Frame, L4, NetnsId, Packet, Transport};
 
 /// Identifies a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,10 +105,10 @@ impl Acl {
     /// Returns whether the rule concerns the packet.
     pub fn matches(&self, packet: &Packet) -> bool {
         let l4 = match packet.transport {
-            crate::wire::Transport::Tcp(_) => L4::Tcp,
-            crate::wire::Transport::Udp(_) => L4::Udp,
-            crate::wire::Transport::Sctp(_) => L4::Sctp,
-            crate::wire::Transport::Icmp(_) => L4::Icmp,
+            Transport::Tcp(_) => L4::Tcp,
+            Transport::Udp(_) => L4::Udp,
+            Transport::Sctp(_) => L4::Sctp,
+            Transport::Icmp(_) => L4::Icmp,
         };
         let inside = |net: Option<IpNet>, addr: IpAddr| net.is_none_or(|n| n.contains(&addr));
         inside(self.from, packet.src)
@@ -137,9 +137,42 @@ pub struct Cluster {
     pub acls: Vec<Acl>,
     /// Pairs of machines whose connection differs from the others'.
     pub links: links::Links,
+    /// Segments that are to come twice.
+    pub copies: Vec<Copies>,
+}
+
+/// The next TCP segments with data from one machine to another come a second time, like ones that took a longer way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copies {
+    /// Name of the fault.
+    pub id: Arc<str>,
+    /// Where they come from.
+    pub from: WireEnd,
+    /// Hardware address of the machine they go to.
+    pub to: Mac,
+    /// How much later.
+    pub after: Duration,
+    /// How many more.
+    pub left: u32,
+    /// How many so far.
+    pub done: u64,
 }
 
 impl Cluster {
+    /// Returns how much later a frame comes a second time, if it does.
+    pub fn copied_after(&mut self, from: WireEnd, frame: &Frame) -> Option<Duration> {
+        if self.copies.is_empty() {
+            return None;
+        }
+        let with_data = matches!(&frame.body, Body::Ip(packet)
+            if matches!(packet.transport, Transport::Tcp(_)) && !packet.payload.is_empty());
+        let mut copies = self.copies.iter_mut().filter(|_| with_data);
+        let copies = copies.find(|c| c.left > 0 && c.from == from && c.to == frame.dst)?;
+        copies.left -= 1;
+        copies.done += 1;
+        Some(copies.after)
+    }
+
     /// Makes a namespace with nothing but loopback.
     pub fn add_netns(&mut self, name: &str) -> NetnsId {
         let id = NetnsId(u32::try_from(self.netns.len()).expect("fewer than 2^32 namespaces"));

@@ -45,6 +45,12 @@ impl Release {
         }
     }
 
+    /// Whether connection tracking calls a segment INVALID that comes long after its turn; later it is let through and changes
+    /// nothing (commit 6e250dcbff1d, 6.1).
+    pub fn calls_delayed_segments_invalid(self) -> bool {
+        self < Self::new(6, 1)
+    }
+
     /// Whether translating a UDP header without checksum gives it one, a wrong one, if the checksum of the packet inside is left
     /// to the device (until commit ea64d8d6c675, 5.7).
     pub fn translation_spoils_checksums(self) -> bool {

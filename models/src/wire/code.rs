@@ -87,6 +87,9 @@ codes! {
     CtInvalid "CT_INVALID": "connection tracking cannot attach the packet to any connection, and a rule drops such packets",
         why "the packet belongs to a connection this node never saw begin, often because the reply takes another path",
         fix "make both directions cross the same node, or look for asymmetric routes";
+    CtInvalidLeak "CT_INVALID_LEAK": "an answer that connection tracking calls INVALID was not translated back, and the client reset the connection it does not know",
+        why "the segment is outside the window that connection tracking expects, a late copy for instance, and no rule of the node drops such packets",
+        fix "let kube-proxy drop INVALID packets (the default), or set net.netfilter.nf_conntrack_tcp_be_liberal to 1; kernels since 6.1 let late copies pass";
     CtTableFull "CT_TABLE_FULL": "the connection tracking table is full and no entry could be evicted",
         why "more connections than net.netfilter.nf_conntrack_max allows",
         fix "raise net.netfilter.nf_conntrack_max, or lower the rate of new connections";

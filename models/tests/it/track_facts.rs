@@ -165,6 +165,19 @@ fn what_is_out_of_window_is_invalid_unless_liberal() {
     }
 }
 
+/// By the source of both releases (commit 6e250dcbff1d).
+#[test]
+fn what_comes_long_after_its_turn_is_invalid_before_6_1() {
+    for (release, taken) in [((6, 0), Err(INVALID)), ((6, 1), Ok(()))] {
+        let mut talk = Talk::established();
+        let release = podwire_models::kernel::release::Release::new(release.0, release.1);
+        talk.router.netns.set_release(release);
+        let behind = 101_u32.wrapping_sub(10_000_000);
+        assert_eq!(talk.a(F::ACK, behind, 501), taken, "{release}");
+        assert_eq!(talk.a(F::ACK, 101, 501), Ok(()), "in window");
+    }
+}
+
 #[test]
 fn udp_becomes_a_stream_after_two_seconds() {
     let mut router = Router::new(TRACKING);

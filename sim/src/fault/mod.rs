@@ -4,12 +4,13 @@
 //! is their business.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use podwire_models::api::Pod;
-use podwire_models::base::{Family, ObjectKey, ObjectName};
-use podwire_models::cluster::Acl;
+use podwire_models::base::{Family, Mac, ObjectKey, ObjectName};
 use podwire_models::cluster::install::Machines;
+use podwire_models::cluster::{Acl, Copies};
 use podwire_models::control::proxy::iptables::translates;
 use podwire_models::kernel::config::{Change, ConfigError};
 use podwire_models::kernel::link::DeviceKind;
@@ -80,6 +81,17 @@ pub enum Fault {
         /// Which.
         node: ObjectName,
     },
+    /// The next TCP segments with data from one machine to another come a second time.
+    Duplicate {
+        /// Name of the sending machine's namespace.
+        from: String,
+        /// Name of the receiving machine's.
+        to: String,
+        /// How much later.
+        after: Duration,
+        /// How many.
+        count: u32,
+    },
     /// kube-proxy of a node writes its rules, and cannot delete entries of connection tracking. Its machine stays as it is: whoever
     /// runs the control plane passes that over.
     NoConntrackCleanup {
@@ -117,6 +129,8 @@ pub enum Undo {
     Race(NetnsId),
     /// Remove the rule.
     Acl(String),
+    /// Nothing comes twice any more.
+    Copies(String),
     /// Carry these commands out.
     Commands(NetnsId, Vec<Change>),
     /// Nothing: no machine was changed.
@@ -137,6 +151,14 @@ impl Fault {
             Self::HairpinOff { node } => format!("hairpin is off on the bridges of node/{node}"),
             Self::RouteLost { node, to } => format!("ip route del {to} on node/{node}"),
             Self::KubeProxyDown { node } => format!("kube-proxy of node/{node} has stopped"),
+            Self::Duplicate {
+                from,
+                to,
+                after,
+                count,
+            } => format!(
+                "the next {count} segments with data from {from} to {to} come again {after:?} later"
+            ),
             Self::NoConntrackCleanup { node } => {
                 format!("kube-proxy of node/{node} cannot delete entries of connection tracking")
             }
@@ -167,8 +189,26 @@ impl Fault {
     ///
     /// # Errors
     /// In words, if what it names is not there.
-    pub fn begin(&self, machines: &mut Machines) -> Result<Undo, String> {
+    pub fn begin(&self, id: &str, machines: &mut Machines) -> Result<Undo, String> {
         match self {
+            Self::Duplicate {
+                from,
+                to,
+                after,
+                count,
+            } => {
+                let (from, _) = uplink(machines, from)?;
+                let (_, to) = uplink(machines, to)?;
+                machines.cluster.copies.push(Copies {
+                    id: id.into(),
+                    from,
+                    to,
+                    after: *after,
+                    left: *count,
+                    done: 0,
+                });
+                Ok(Undo::Copies(id.to_owned()))
+            }
             Self::LinkDown { from, to, one_way } => {
                 let (a, b) = (switch_port(machines, from)?, switch_port(machines, to)?);
                 let pairs = if *one_way {
@@ -267,6 +307,11 @@ impl Fault {
                 let table = netns.and_then(|netns| netns.conntrack.as_ref());
                 table.map_or(0, |table| table.raced())
             }
+            Self::Duplicate { .. } => {
+                let mut all = machines.cluster.copies.iter();
+                all.find(|copies| &*copies.id == id)
+                    .map_or(0, |copies| copies.done)
+            }
             Self::Acl(_) => {
                 let mut acls = machines.cluster.acls.iter();
                 acls.find(|acl| &*acl.id == id).map_or(0, |acl| acl.touched)
@@ -297,6 +342,7 @@ impl Fault {
             | Self::KubeProxyDown { .. }
             | Self::SnatPorts { .. }
             | Self::NoConntrackCleanup { .. }
+            | Self::Duplicate { .. }
             | Self::ConntrackRace { .. }
             | Self::Acl(_) => None,
         }
@@ -319,6 +365,8 @@ impl Fault {
                 object == format!("Link/{from}/{to}") || object == format!("Link/{to}/{from}")
             }
             Self::Acl(_) => object == format!("Fault//{id}"),
+            // It only brings to light what is wrong.
+            Self::Duplicate { .. } => false,
             Self::PodKill { pod } => object == format!("Pod/{pod}"),
             Self::NodeDown { node } => on_node(node, &[Code::NodeDown]),
             Self::ForwardDrop { node } => on_node(node, &[Code::NfPolicyDrop]),
@@ -416,7 +464,7 @@ impl Fault {
                     here(record) && asked
                 })
             }
-            Self::ConntrackRace { .. } | Self::Acl(_) => 0,
+            Self::ConntrackRace { .. } | Self::Duplicate { .. } | Self::Acl(_) => 0,
         }
     }
 }
@@ -451,6 +499,7 @@ impl Undo {
                     table.set_racing(false);
                 }
             }
+            Self::Copies(id) => machines.cluster.copies.retain(|copies| *copies.id != **id),
             Self::Acl(id) => machines.cluster.acls.retain(|acl| *acl.id != **id),
         }
     }
@@ -502,6 +551,16 @@ fn switch_port(machines: &Machines, name: &str) -> Result<DevIndex, String> {
     port.filter(|(at, _)| *at == machines.underlay)
         .map(|(_, dev)| dev)
         .ok_or_else(|| format!("{name} is not on the underlay's switch"))
+}
+
+/// Returns where a machine's cable begins, and the hardware address there.
+fn uplink(machines: &Machines, name: &str) -> Result<((NetnsId, DevIndex), Mac), String> {
+    let cluster = &machines.cluster;
+    let netns = cluster.named(name).and_then(|id| cluster.netns(id));
+    let netns = netns.ok_or_else(|| format!("there is no {name}"))?;
+    let device = netns.device_named("eth0");
+    let device = device.ok_or_else(|| format!("{name} has no eth0"))?;
+    Ok(((netns.id, device.index), device.mac))
 }
 
 fn with_cuts(

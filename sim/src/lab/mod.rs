@@ -171,7 +171,7 @@ impl Lab {
         simulation
     }
 
-    /// Starts NodeLocal DNSCache on every node, where there is one.
+    /// Starts `NodeLocal DNSCache` on every node, where there is one.
     fn serve_node_caches<D: Dice, R: Witness>(&self, simulation: &mut Simulation<Program, D, R>) {
         let Some(ip) = self.plan.site.dns.node_local else {
             return;

@@ -17,9 +17,9 @@ use podwire_models::control::proxy::partial::{self, Change, Edit, Partial};
 use podwire_models::control::proxy::{
     Flags, NodePortAddresses, NodeView, PortView, ServiceView, iptables,
 };
-use podwire_models::kernel::Netns;
 use podwire_models::kernel::netfilter::Rules;
 use podwire_models::kernel::netfilter::chain::{Ruleset, Table};
+use podwire_models::kernel::{self, Netns};
 use podwire_models::wire::{Code, NetnsId};
 
 use super::{Lab, Plan};
@@ -251,6 +251,16 @@ impl Lab {
                 && !self.uncleaned.contains(name)
             {
                 stale.clean(table);
+            }
+        }
+        if stale.is_none() && flags.conntrack_tcp_be_liberal {
+            // It starts.
+            for machine in machines.nodes.values() {
+                if let Some(netns) = machines.cluster.netns_mut(machine.netns) {
+                    let (name, value) = ("net.netfilter.nf_conntrack_tcp_be_liberal".into(), 1);
+                    let set = netns.apply(&kernel::config::Change::Sysctl { name, value });
+                    set.expect("the setting exists and takes 1");
+                }
             }
         }
         self.programmed.push(view);

@@ -28,6 +28,7 @@ pub const NAMES: &[(&str, &[&str])] = &[
     ("ConntrackRace", &["node"]),
     ("SnatPorts", &["node", "ports"]),
     ("NoConntrackCleanup", &["node"]),
+    ("Duplicate", &["from", "to"]),
     ("Sysctl", &["on", "name", "value"]),
 ];
 

@@ -352,7 +352,7 @@ impl Check<'_> {
 
     fn fault(&mut self, fault: &FaultKind, machines: &Machines) {
         match fault {
-            FaultKind::LinkDown { from, to, .. } => {
+            FaultKind::LinkDown { from, to, .. } | FaultKind::Duplicate { from, to, .. } => {
                 self.machine(from, machines);
                 self.machine(to, machines);
             }

@@ -205,6 +205,8 @@ pub struct KubeProxy {
     pub masquerade_all: bool,
     /// `--nodeport-addresses`.
     pub nodeport_addresses: Option<Text<String>>,
+    /// `--conntrack-tcp-be-liberal`.
+    pub conntrack_tcp_be_liberal: bool,
     /// Whether its rules clear its mark before they masquerade, as since 1.16.13, 1.17.9 and 1.18.6.
     pub clears_mark: Option<bool>,
 }
@@ -230,6 +232,8 @@ pub struct Listen {
     pub sctp: Vec<u16>,
     /// How long an answer takes.
     pub service_time: Option<ServiceTime>,
+    /// Bytes of an answer over TCP, if not the usual number.
+    pub answer: Option<Text<Size>>,
 }
 
 /// How long an answer takes.
@@ -521,6 +525,17 @@ pub enum FaultKind {
     KubeProxyDown {
         /// Which.
         node: Text<ObjectName>,
+    },
+    /// The next TCP segments with data from one machine to another come a second time.
+    Duplicate {
+        /// Sending machine.
+        from: Text<ObjectName>,
+        /// Receiving machine.
+        to: Text<ObjectName>,
+        /// How much later.
+        after: Text<Delay>,
+        /// How many; one if not given.
+        count: Option<u32>,
     },
     /// kube-proxy of a node cannot delete entries of connection tracking.
     NoConntrackCleanup {

@@ -26,7 +26,7 @@ impl<D: Dice> Run<'_, D> {
     pub(super) fn begin(&mut self, id: String, fault: Fault, lasts: Option<Duration>, mark: Mark) {
         self.check_flat();
         let since = self.simulation.recorder.records().len();
-        match fault.begin(&mut self.simulation.machines) {
+        match fault.begin(&id, &mut self.simulation.machines) {
             Ok(undo) => {
                 let what = fault.words();
                 let began = Action::FaultBegan {
@@ -150,6 +150,7 @@ impl<D: Dice> Run<'_, D> {
             | Fault::HairpinOff { .. }
             | Fault::RouteLost { .. }
             | Fault::SnatPorts { .. }
+            | Fault::Duplicate { .. }
             | Fault::ConntrackRace { .. }
             | Fault::Acl(_) => {}
         }

@@ -484,6 +484,7 @@ impl Resolver<'_> {
         let mut flags = Flags {
             masquerade_all: given.masquerade_all,
             clears_mark: given.clears_mark.unwrap_or(true),
+            conntrack_tcp_be_liberal: given.conntrack_tcp_be_liberal,
             ..Flags::default()
         };
         if let Some(cidrs) = &given.cluster_cidr {
@@ -591,7 +592,7 @@ impl Resolver<'_> {
                     name: name.clone(),
                     value: value.clone(),
                 };
-                if let Err(why) = fault.begin(&mut lab.machines) {
+                if let Err(why) = fault.begin("", &mut lab.machines) {
                     self.problem(ProblemCode::ScnBadValue, given.name.mark, why, "");
                 }
             }
@@ -1040,6 +1041,17 @@ impl Resolver<'_> {
             FaultKind::KubeProxyDown { node } => Fault::KubeProxyDown {
                 node: self.known_node(node, &names)?,
             },
+            FaultKind::Duplicate {
+                from,
+                to,
+                after,
+                count,
+            } => Fault::Duplicate {
+                from: self.machine(from, &names)?,
+                to: self.machine(to, &names)?,
+                after: after.0,
+                count: count.unwrap_or(1),
+            },
             FaultKind::NoConntrackCleanup { node } => Fault::NoConntrackCleanup {
                 node: self.known_node(node, &names)?,
             },
@@ -1114,7 +1126,7 @@ impl Resolver<'_> {
             }
         };
         // Whatever it cannot do, it cannot do at the start either.
-        if let Err(why) = fault.begin(&mut lab.machines.clone()) {
+        if let Err(why) = fault.begin("", &mut lab.machines.clone()) {
             self.problem(ProblemCode::ScnBadValue, id.mark, why, "");
             return None;
         }

@@ -663,6 +663,7 @@ impl<D: Dice> Run<'_, D> {
                 let records = || self.records_of(n).chain(&aside);
                 let code = attempt::or_stale(code, records(), machines);
                 let code = attempt::or_predating(code, records(), machines);
+                let code = attempt::or_leaked(code, records(), machines);
                 let code = attempt::or_overlapping(code, records(), &self.lab.plan.site);
                 attempt::or_lagging(code, records(), &self.lab, &self.names)
             };

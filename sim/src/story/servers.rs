@@ -28,7 +28,7 @@ impl<D: Dice> Run<'_, D> {
                     *l4,
                     None,
                     *port,
-                    Duration::ZERO,
+                    (Duration::ZERO, None),
                 );
             }
         }
@@ -58,7 +58,10 @@ impl<D: Dice> Run<'_, D> {
         let udp = server.pods.udp.iter().map(|port| (L4::Udp, *port));
         let sctp = server.pods.sctp.iter().map(|port| (L4::Sctp, *port));
         for (l4, port) in tcp.chain(udp).chain(sctp) {
-            self.serve_port(netns, name, l4, address, port, server.service_time);
+            let answer = server.pods.answer.as_ref().map(|size| size.0);
+            let answer = answer.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+            let how = (server.service_time, answer);
+            self.serve_port(netns, name, l4, address, port, how);
         }
     }
 
@@ -69,7 +72,7 @@ impl<D: Dice> Run<'_, D> {
         l4: L4,
         address: Option<IpAddr>,
         port: u16,
-        service_time: Duration,
+        (service_time, answer): (Duration, Option<u32>),
     ) {
         let mtu = self.simulation.mtu_of(netns);
         let program = match l4 {
@@ -77,6 +80,7 @@ impl<D: Dice> Run<'_, D> {
                 let mut settings = tcp::ServerSettings::new(Arc::clone(name));
                 settings.service_time = service_time;
                 settings.mtu = mtu;
+                settings.response_len = answer.unwrap_or(settings.response_len);
                 Program::TcpServer(Box::new(tcp::TcpServer::new(settings)))
             }
             L4::Udp => {

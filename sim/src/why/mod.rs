@@ -266,6 +266,8 @@ impl<'a> Case<'a> {
             back::other_way_back(self)
         } else if code == Code::DnsStaleAnswer {
             name::stale(self)
+        } else if code == Code::CtInvalidLeak {
+            nat::leaks(self)
         } else if code == Code::CtPreRule {
             nat::predates(self)
         } else if code == Code::VxlanCsum {

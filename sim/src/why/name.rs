@@ -161,7 +161,7 @@ fn answered_without_data(case: &Case<'_>) -> Option<String> {
     })
 }
 
-/// A policy keeps a pod from NodeLocal DNSCache, whose pods have no addresses of their own.
+/// A policy keeps a pod from `NodeLocal DNSCache`, whose pods have no addresses of their own.
 fn node_cache(case: &Case<'_>, record: &Record, code: Code) -> Option<Finding> {
     let cache = case.lab.plan.site.dns.node_local?;
     let to = matches!(&record.step.packet, Some(Head::Ip { dst, .. }) if *dst == cache);

@@ -9,7 +9,7 @@ use podwire_models::kernel::conntrack::{Entry, TcpState};
 use podwire_models::wire::{Action, Code, Head, L4, Manip, Transport};
 
 use super::{Case, Finding};
-use crate::attempt::predating;
+use crate::attempt::{leaked, predating};
 
 /// Every source port that a translation may take has a connection to this destination.
 pub(super) fn no_port(case: &Case<'_>) -> Option<Finding> {
@@ -149,4 +149,41 @@ pub(super) fn spoiled(case: &Case<'_>) -> Option<Finding> {
                 "ssh {there} nstat -az UdpInCsumErrors; ssh {node} conntrack -L -p udp --dport 8472"
             )),
     )
+}
+
+/// An answer that is INVALID was not translated back, and no rule dropped it.
+pub(super) fn leaks(case: &Case<'_>) -> Option<Finding> {
+    const SETTING: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+    let trace = &case.attempted.trace;
+    let record = leaked(trace.records.iter(), &case.lab.machines)?;
+    let node = trace.names.node_at(&record.place)?;
+    let Some(Head::Ip {
+        src,
+        dst,
+        transport: Transport::Tcp(tcp),
+        ..
+    }) = &record.step.packet
+    else {
+        return None;
+    };
+    let netns = case.lab.machines.cluster.netns(record.place.netns?)?;
+    let liberal = netns.sysctls.text(SETTING)?;
+    let says = format!(
+        "connection tracking of {node} (kernel {}, {SETTING} = {liberal}) calls a segment of {src}:{} INVALID, which came outside of the window, so it was not translated back; {dst} knows no connection with that address and answered with RST, and that ended the connection at the server. No rule of KUBE-FORWARD there drops INVALID packets",
+        netns.release, tcp.sport
+    );
+    let fix = format!(
+        "on {node}: sysctl -w {SETTING}=1; or run kube-proxy without --conntrack-tcp-be-liberal, so that it drops INVALID packets"
+    );
+    Some(Finding {
+        code: Code::CtInvalidLeak,
+        object: Some(format!("Sysctl/{node}/{SETTING}")),
+        origin: OriginId::NONE,
+        says,
+        fix,
+        kubectl: Some(format!(
+            "ssh {node} 'conntrack -S | grep -o invalid=[0-9]*; iptables -nvL KUBE-FORWARD'"
+        )),
+        repaired: None,
+    })
 }

@@ -119,7 +119,7 @@ pub(crate) fn paths(objects: &Objects) -> Vec<Path> {
 fn asked(app: &App, world: &World, path: &Path, faults: &[Fault]) -> Vec<Vec<Blocker>> {
     let mut lab = Lab::build(world.objects.clone(), world.plan.clone());
     for fault in faults {
-        fault.begin(&mut lab.machines).unwrap();
+        fault.begin("fault", &mut lab.machines).unwrap();
     }
     asked_in(app, world, path, &lab)
 }

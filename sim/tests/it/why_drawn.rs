@@ -86,7 +86,7 @@ impl Broken {
         for harm in &self.harm {
             match harm {
                 Harm::Fault(fault) => {
-                    fault.begin(&mut lab.machines).unwrap();
+                    fault.begin("fault", &mut lab.machines).unwrap();
                 }
                 Harm::Command(node, change) => {
                     let netns = lab.machines.nodes[node].netns;

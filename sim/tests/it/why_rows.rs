@@ -69,6 +69,13 @@ const ROWS: &[Row] = &[
         &["older than the rules of Service/shop/cart", ":5000"],
     ),
     (
+        "36-late_segment",
+        "broken",
+        "Sysctl/node-a/net.netfilter.nf_conntrack_tcp_be_liberal",
+        "be_liberal",
+        &["kernel 5.4", "10.244.1.3:8080 INVALID", "answered with RST"],
+    ),
+    (
         "37-asymmetric_path",
         "broken",
         "Host//office",

@@ -21,6 +21,8 @@ pub struct CtSettings {
     /// `nf_conntrack_tcp_be_liberal`: whether segments out of window are let through, except a RST left of what was
     /// acknowledged.
     pub tcp_be_liberal: bool,
+    /// Whether segments that come long after their turn are INVALID, as before kernel 6.1; not a setting.
+    pub delayed_are_invalid: bool,
     /// `nf_conntrack_tcp_max_retrans`: unanswered retransmissions until the shorter timeout.
     pub tcp_max_retrans: u8,
     /// `nf_conntrack_tcp_timeout_*` by state, in seconds, in the order of [`TcpState`].
@@ -47,6 +49,7 @@ impl Default for CtSettings {
             max: 262_144,
             tcp_loose: true,
             tcp_be_liberal: false,
+            delayed_are_invalid: false,
             tcp_max_retrans: 3,
             tcp: [120, 60, 432_000, 120, 60, 30, 120, 10, 120],
             tcp_retrans: 300,
@@ -712,7 +715,11 @@ impl TcpTrack {
             if liberal {
                 return Window::In;
             }
-            return Window::Stale;
+            return if settings.delayed_are_invalid {
+                Window::Out
+            } else {
+                Window::Stale
+            };
         }
         sender.maxwin = sender.maxwin.max(win);
         if after(end, sender.end) {

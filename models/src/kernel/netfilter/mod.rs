@@ -700,6 +700,7 @@ impl Netns {
         } else if self.conntrack.is_none() {
             let mut conntrack = Conntrack::default();
             conntrack.clashes = self.release.clash_resolution();
+            conntrack.settings.delayed_are_invalid = self.release.calls_delayed_segments_invalid();
             self.conntrack = Some(Box::new(conntrack));
             self.configure_tracking();
         }
@@ -710,6 +711,7 @@ impl Netns {
         self.release = release;
         if let Some(conntrack) = &mut self.conntrack {
             conntrack.clashes = release.clash_resolution();
+            conntrack.settings.delayed_are_invalid = release.calls_delayed_segments_invalid();
         }
     }
 

@@ -5,7 +5,7 @@
 //! a Deployment is a hash of its own, not the one of `k8s.io/kubernetes/pkg/util/hash`. A `CronJob` makes no pod
 //! until its schedule says so, which is not modelled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::scheduler;
@@ -44,7 +44,7 @@ pub fn pods_of(workload: &Workload, nodes: &BTreeMap<ObjectName, Node>) -> Vec<P
 }
 
 /// Returns the pods that a workload whose pods have no fixed names makes, as many as anybody wants, with those names only that
-/// are `free`.
+/// are `free`, and none twice.
 pub fn numbered(
     workload: &Workload,
     free: impl Fn(&ObjectKey) -> bool,
@@ -62,7 +62,8 @@ pub fn numbered(
         let name = format!("{base}-{suffix}").parse().ok()?;
         Some((ObjectKey::new(namespace.clone(), name), base.clone()))
     });
-    let names = names.filter(move |(key, _)| free(key));
+    let mut given = BTreeSet::new();
+    let names = names.filter(move |(key, _)| free(key) && given.insert(key.clone()));
     names.map(move |(key, owner)| {
         let mut pod = pod(workload, key, (owner_kind, &owner));
         if let Some(hash) = &hash {
@@ -163,6 +164,8 @@ fn pod(workload: &Workload, key: ObjectKey, (kind, owner): (&str, &str)) -> Pod 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{PodTemplate, Strategy};
+    use crate::base::{Labels, OriginId};
 
     #[test]
     fn suffixes_use_the_real_alphabet_and_never_change() {
@@ -170,5 +173,38 @@ mod tests {
         assert_eq!(text.len(), 10);
         assert!(text.bytes().all(|b| ALPHABET.contains(&b)));
         assert_eq!(text, suffix(stable_hash(b"shop/cart"), 10));
+    }
+
+    #[test]
+    fn no_name_is_given_twice() {
+        let workload = Workload {
+            kind: WorkloadKind::ReplicaSet,
+            key: "shop/cart".parse().expect("a key"),
+            uid: None,
+            labels: Labels::default(),
+            annotations: Labels::default(),
+            owner: None,
+            replicas: 20_000,
+            completions: None,
+            selector: None,
+            template: PodTemplate {
+                labels: Labels::default(),
+                annotations: Labels::default(),
+                node_name: None,
+                hostname: None,
+                spec: Arc::default(),
+                origin: OriginId::NONE,
+            },
+            strategy: Strategy::default(),
+            min_ready_seconds: 0,
+            service_name: None,
+            ordinals_start: 0,
+            schedule: None,
+            suspend: false,
+            origin: OriginId::NONE,
+        };
+        let pods = pods_of(&workload, &BTreeMap::new());
+        let keys: BTreeSet<&ObjectKey> = pods.iter().map(|pod| &pod.key).collect();
+        assert_eq!(keys.len(), 20_000);
     }
 }

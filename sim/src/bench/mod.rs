@@ -3,11 +3,12 @@
 //! The only room that looks at the clock on the wall. What a workload simulates depends on its sizes alone
 //! (same fingerprint on every machine); how long it takes is the measurement.
 //!
-//! Reading order: this file (what is asked and what is answered), [`mod@w1`] (packets), [`mod@w2`] (connections), [`mod@scale`] (big clusters), [`mod@reach`] (policies), [`meter`] (the clocks).
+//! Reading order: this file (what is asked and what is answered), [`mod@w1`] (packets), [`mod@w2`] (connections), [`mod@scale`] (big clusters), [`mod@rollout`] (from manifests through a rollout), [`mod@reach`] (policies), [`meter`] (the clocks).
 
 pub mod w1;
 pub mod w2;
 pub mod scale;
+pub mod rollout;
 pub mod reach;
 pub mod meter;
 

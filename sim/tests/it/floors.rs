@@ -13,13 +13,14 @@ const FLOORS: &[&[&str]] = &[
     &["simulation"],
     &["program"],
     &["lab"],
-    &["bench", "flat", "materialize"],
+    &["flat", "materialize"],
     &["manifest"],
     &["render", "scenario"],
     &["attempt"],
     &["tool", "why"],
     &["story"],
     &["story"],
+    &["bench"],
     &["cli"],
 ];
 

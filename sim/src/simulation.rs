@@ -253,14 +253,21 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
 
     /// Closes an application's listening sockets; connections stay.
     pub fn stop_listening(&mut self, app: AppId) {
-        let cluster = &mut self.machines.cluster;
-        Arc::make_mut(&mut self.owners).retain(|(netns, socket), owner| {
-            let listens = owner.app == app && owner.remote.is_none();
-            if listens && let Some(space) = cluster.netns_mut(*netns) {
-                space.sockets.close(*socket);
+        let Some(netns) = self.apps.get(app.0 as usize).map(|app| app.netns) else {
+            return;
+        };
+        let Some(space) = self.machines.cluster.netns_mut(netns) else {
+            return;
+        };
+        let bound: Vec<SocketId> = space.sockets.bound().collect();
+        let owners = Arc::make_mut(&mut self.owners);
+        for socket in bound {
+            let listens = |owner: &Owner| owner.app == app && owner.remote.is_none();
+            if owners.get(&(netns, socket)).is_some_and(listens) {
+                owners.swap_remove(&(netns, socket));
+                space.sockets.close(socket);
             }
-            !listens
-        });
+        }
     }
 
     /// Returns the applications of a namespace whose names are meant.

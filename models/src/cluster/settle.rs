@@ -39,6 +39,8 @@ pub struct Shortfall {
 #[derive(Clone, Debug, Default)]
 pub struct Allocators {
     pools: BTreeMap<ObjectName, Vec<HostLocal>>,
+    /// What the scheduler knows of the nodes; nothing if it has to look at all pods.
+    loads: Option<Loads>,
 }
 
 /// Fills in everything a settled cluster has; `nodes` machines are made up if the input has none.
@@ -375,6 +377,7 @@ fn settle_pods(
     for key in keys {
         settle_one(objects, &key, allocators, &mut loads, shortfalls);
     }
+    allocators.loads = Some(loads);
 }
 
 /// Returns the pods of workloads that no pod of the input belongs to.
@@ -411,9 +414,10 @@ pub fn settle_pod(
     allocators: &mut Allocators,
     shortfalls: &mut Vec<Shortfall>,
 ) {
-    let others = objects.pods.values().filter(|pod| pod.key != *key);
-    let mut loads = Loads::new(&objects.nodes, others);
+    let known = allocators.loads.take();
+    let mut loads = known.unwrap_or_else(|| Loads::new(&objects.nodes, objects.pods.values()));
     settle_one(objects, key, allocators, &mut loads, shortfalls);
+    allocators.loads = Some(loads);
 }
 
 fn settle_one(
@@ -528,11 +532,30 @@ fn note_port_conflicts(
 }
 
 impl Allocators {
-    /// Gives a deleted pod's addresses back.
-    pub fn release(&mut self, pod: &ObjectKey) {
-        let owner = pod.to_string();
-        for pool in self.pools.values_mut().flatten() {
+    /// A pod has come that may have been given a node already.
+    pub fn admit(&mut self, pod: &Pod) {
+        let node = pod.node_name.as_ref().filter(|_| !pod.ended());
+        if let (Some(loads), Some(node)) = (&mut self.loads, node) {
+            loads.add(node, pod);
+        }
+    }
+
+    /// Gives a deleted pod's addresses back, and its place on its node.
+    pub fn release(&mut self, pod: &Pod) {
+        let owner = pod.key.to_string();
+        let pools = self.pools.values_mut().flatten();
+        let lends = |pool: &&mut HostLocal| pod.pod_ips.iter().any(|ip| pool.range().contains(ip));
+        for pool in pools.filter(lends) {
             pool.release(&owner);
         }
+        let node = pod.node_name.as_ref().filter(|_| !pod.ended());
+        if let (Some(loads), Some(node)) = (&mut self.loads, node) {
+            loads.remove(node, pod);
+        }
+    }
+
+    /// Nodes have come or gone: the scheduler looks at all pods again.
+    pub fn look_again(&mut self) {
+        self.loads = None;
     }
 }

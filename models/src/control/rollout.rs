@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::workloads;
-use crate::api::{Objects, Pod, Strategy, Workload, WorkloadKind};
+use crate::api::{Kind, Objects, Pod, Strategy, Workload, WorkloadKind};
 use crate::base::{ObjectKey, ObjectName, Selector};
 
 /// What is to be done now.
@@ -28,8 +28,7 @@ pub struct Step {
 /// Returns the pods a workload owns that are not on their way out.
 pub fn owned<'a>(workload: &Workload, objects: &'a Objects) -> Vec<&'a Pod> {
     objects
-        .pods
-        .values()
+        .pods_in(&workload.key.namespace)
         .filter(|pod| !pod.deleting && !pod.ended() && owns(workload, pod))
         .collect()
 }
@@ -55,6 +54,36 @@ pub fn owns(workload: &Workload, pod: &Pod) -> bool {
         .selector
         .as_ref()
         .is_some_and(|s| !Selector::is_empty(s) && s.matches(&pod.labels))
+}
+
+/// Returns the workloads that own a pod.
+pub fn owners<'a>(pod: &Pod, objects: &'a Objects) -> Vec<&'a Workload> {
+    let Some(owner) = &pod.owner else {
+        let workloads = objects.workloads.values();
+        return workloads.filter(|w| owns(w, pod)).collect();
+    };
+    let of = |kind: WorkloadKind, name: &str| {
+        let key = ObjectKey::new(pod.key.namespace.clone(), name.parse().ok()?);
+        objects.workloads.get(&(kind, key))
+    };
+    let name = owner.name.as_str();
+    let deployment = name
+        .rsplit_once('-')
+        .and_then(|(name, _)| of(WorkloadKind::Deployment, name));
+    let kind = Kind::ALL.into_iter().find_map(|kind| match kind {
+        Kind::Workload(kind) => (kind.as_str() == &*owner.kind).then_some(kind),
+        Kind::Node
+        | Kind::Namespace
+        | Kind::Pod
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::NetworkPolicy
+        | Kind::ClusterPolicy(_)
+        | Kind::Ingress => None,
+    });
+    let direct = kind.and_then(|kind| of(kind, name));
+    let both = deployment.into_iter().chain(direct);
+    both.filter(|workload| owns(workload, pod)).collect()
 }
 
 /// What a controller knows besides the objects.

@@ -148,6 +148,21 @@ impl Loads {
         load.ports.extend(host_ports(pod));
         self.order.insert((load.pods, node.clone()));
     }
+
+    /// A node has one pod less, one that it had.
+    pub fn remove(&mut self, node: &ObjectName, pod: &Pod) {
+        let Some(load) = self.of.get_mut(node) else {
+            return;
+        };
+        self.order.remove(&(load.pods, node.clone()));
+        load.pods = load.pods.saturating_sub(1);
+        for port in host_ports(pod) {
+            if let Some(place) = load.ports.iter().position(|one| *one == port) {
+                load.ports.remove(place);
+            }
+        }
+        self.order.insert((load.pods, node.clone()));
+    }
 }
 
 /// Returns the node for a pod, given what each node has.

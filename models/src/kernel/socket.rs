@@ -151,6 +151,11 @@ impl Sockets {
             .iter()
             .flat_map(|(&(l4, port), bound)| bound.iter().map(move |(addr, _)| (l4, *addr, port)))
     }
+
+    /// Returns the bound, unconnected sockets.
+    pub fn bound(&self) -> impl Iterator<Item = SocketId> {
+        self.listeners.values().flatten().map(|(_, id)| *id)
+    }
 }
 
 /// The flow that the socket with these ends sends.

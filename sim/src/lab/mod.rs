@@ -20,7 +20,7 @@ use podwire_models::control::policy::agent::NodeAgent;
 use podwire_models::control::proxy::{Flags, NodeView, ServiceView, Version, health};
 use podwire_models::control::readiness;
 use podwire_models::kernel::netfilter::agent::Agent;
-use podwire_models::wire::{Code, L4};
+use podwire_models::wire::{Code, L4, NetnsId};
 
 use crate::controllers::dirty::Dirty;
 use crate::program::{Health, Program};
@@ -136,27 +136,21 @@ impl Lab {
     pub fn names(&self, origins: &OriginTable) -> Names {
         let mut names = Names::default();
         names.origins.clone_from(origins);
+        let nodes = self.machines.nodes.iter();
+        let pods = self.machines.pods.values();
+        let pods = pods.map(|attached| (attached.netns, attached.node.as_str()));
+        let places: BTreeMap<NetnsId, &str> = nodes
+            .map(|(name, machine)| (machine.netns, name.as_str()))
+            .chain(pods)
+            .collect();
         for netns in self.machines.cluster.iter() {
-            let node = self.node_of(&netns.name);
-            names.name_netns(netns.id, node.as_deref(), &netns.name);
+            let node = places.get(&netns.id).copied();
+            names.name_netns(netns.id, node, &netns.name);
             for device in netns.devices.iter().flatten() {
                 names.name_device(netns.id, device.index, &device.name);
             }
         }
         names
-    }
-
-    fn node_of(&self, netns: &str) -> Option<String> {
-        if let Some(node) = netns.strip_prefix("node/") {
-            return Some(node.to_owned());
-        }
-        let pod = netns.strip_prefix("pod/")?;
-        let attached = self
-            .machines
-            .pods
-            .iter()
-            .find(|(key, _)| key.to_string() == pod);
-        attached.map(|(_, attached)| attached.node.to_string())
     }
 
     /// Sets the cluster in motion: servers listen on every declared port of every running pod.
@@ -333,18 +327,9 @@ impl Lab {
     }
 
     fn is_name_server(&self, pod: &Pod) -> bool {
-        let mut services = self.objects.services.values();
-        let kube_dns = services.find(|service| {
-            service.key.namespace.as_str() == "kube-system"
-                && service.key.name.as_str() == "kube-dns"
-        });
-        kube_dns.is_some_and(|service| {
-            service.key.namespace == pod.key.namespace
-                && service
-                    .selector
-                    .as_ref()
-                    .is_some_and(|s| s.matches(&pod.labels))
-        })
+        let of_system = pod.key.namespace.as_str() == "kube-system";
+        let mut services = endpoints::services_of(pod, &self.objects);
+        of_system && services.any(|service| service.key.name.as_str() == "kube-dns")
     }
 
     /// Returns the pod that has an address, or had it last, if it is being deleted or gone.

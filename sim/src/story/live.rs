@@ -134,6 +134,8 @@ impl<D: Dice> Run<'_, D> {
         let old = old.clone();
         self.touch_pod(&old);
         self.touch_pod(&pod);
+        // It may want other ports of its node.
+        self.lab.allocators.look_again();
         self.lab.objects.pods.insert(pod.key.clone(), pod);
         self.plan_slices();
     }
@@ -268,8 +270,8 @@ impl<D: Dice> Run<'_, D> {
         }
         let now = self.simulation.now();
         self.memory.ready_since.insert(pod.key.clone(), now);
-        let workloads = self.lab.objects.workloads.values();
-        let owners = workloads.filter(|w| w.min_ready_seconds > 0 && rollout::owns(w, pod));
+        let owners = rollout::owners(pod, &self.lab.objects).into_iter();
+        let owners = owners.filter(|w| w.min_ready_seconds > 0);
         let waits: BTreeSet<u32> = owners.map(|w| w.min_ready_seconds).collect();
         for seconds in waits {
             let wait = Duration::from_secs(seconds.into());
@@ -279,8 +281,8 @@ impl<D: Dice> Run<'_, D> {
 
     /// Lets the controllers that own a pod look again.
     pub(super) fn wake_owners(&mut self, pod: &Pod) {
-        let workloads = self.lab.objects.workloads.values();
-        let owners = workloads.filter(|w| w.owner.is_none() && rollout::owns(w, pod));
+        let owners = rollout::owners(pod, &self.lab.objects).into_iter();
+        let owners = owners.filter(|w| w.owner.is_none());
         let ids: Vec<WorkloadId> = owners.map(|w| (w.kind, w.key.clone())).collect();
         for id in ids {
             self.activate(id);
@@ -293,6 +295,7 @@ impl<D: Dice> Run<'_, D> {
         self.changed(format!("Pod/{} is created", pod.key));
         let key = pod.key.clone();
         self.memory.used.insert(key.clone());
+        self.lab.allocators.admit(&pod);
         self.lab.objects.pods.insert(key.clone(), pod);
         self.plan_after(POD_START, Task::Begin(key));
     }
@@ -304,6 +307,9 @@ impl<D: Dice> Run<'_, D> {
             return;
         }
         let before = self.lab.shortfalls.len();
+        if self.lab.in_full {
+            self.lab.allocators.look_again();
+        }
         settle::settle_pod(
             &mut self.lab.objects,
             key,
@@ -376,11 +382,11 @@ impl<D: Dice> Run<'_, D> {
     pub(super) fn stop_pod(&mut self, key: &ObjectKey) {
         self.simulation.machines.detach(key);
         Arc::make_mut(&mut self.lab.machines.pods).remove(key);
-        self.lab.allocators.release(key);
         let gone = self.lab.objects.pods.remove(key);
         self.changed(format!("Pod/{key} is gone"));
         self.plan_slices();
         if let Some(pod) = gone {
+            self.lab.allocators.release(&pod);
             self.touch_pod(&pod);
             self.wake_owners(&pod);
             for ip in &pod.pod_ips {
@@ -420,6 +426,7 @@ impl<D: Dice> Run<'_, D> {
 
     /// A node is not as it was.
     fn touch_all(&mut self) {
+        self.lab.allocators.look_again();
         self.memory.endpoints = Dirty::All;
         self.memory.rules = Dirty::All;
     }

@@ -52,7 +52,6 @@ pub fn node_setup(node: &NodeNet) -> Vec<Change> {
         for range in node.cluster_cidrs.iter().filter(of_family) {
             let inside = Rule {
                 destination: Some(Not::is(*range)),
-                origin: node.origin,
                 ..jump(Target::Return)
             };
             let comment = "kind-masq-agent: local traffic is not subject to MASQUERADE";

@@ -5,6 +5,7 @@ use std::time::Duration;
 use podwire_models::base::{Errno, Family, OriginId, Time};
 use podwire_models::kernel::config::{Change, NewLinkKind, RouteKind};
 use podwire_models::kernel::link::PortFlags;
+use podwire_models::kernel::release::Release;
 use podwire_models::wire::{Action, Code, Icmp, IcmpError, L4, Packet, TcpFlags, Transport};
 
 use super::harness::{Net, ip, new_route, syn, udp};
@@ -384,6 +385,34 @@ fn vxlan_carries_pods_between_nodes_with_fifty_bytes_more() {
         net.netns[0].source_for(ip("10.244.2.2")),
         Ok(ip("10.244.1.0"))
     );
+}
+
+/// By the source: `iptunnel_xmit` keeps the mark within a namespace, and `udp_manip_pkt` spoils a checksum that is not used
+/// until commit ea64d8d6c675 (5.7), unless that of the packet inside is complete already.
+#[test]
+fn a_tunnel_keeps_the_mark_and_old_kernels_spoil_what_they_translate() {
+    const RULES: &str = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -i veth0 -j MARK --set-xmark 0x4000/0x4000\nCOMMIT\n\
+        *nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o eth0 -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully\nCOMMIT\n";
+    for (release, arrives) in [((5, 6), false), ((5, 7), true)] {
+        let mut net = tunnelled();
+        net.listen(3, L4::Udp, 53);
+        for node in [0, 1] {
+            let release = Release::new(release.0, release.1);
+            net.netns[node].set_release(release);
+        }
+        let rules = RULES.parse().unwrap();
+        net.netns[0].load_rules(Family::V4, rules).unwrap();
+        let packet = net.packet("10.244.1.2", "10.244.2.2", udp(4000, 53), 10);
+        assert_eq!(net.send(2, packet), Ok(()));
+        let outer =
+            |a: &Action| matches!(a, Action::Translated { to, .. } if to.0 == ip("192.168.0.1"));
+        assert_eq!(net.count(outer), 1, "the mark is that of the packet inside");
+        assert_eq!(net.delivered.len(), usize::from(arrives), "{release:?}");
+        let lost = net.ends(1).contains(&Code::VxlanCsum);
+        assert_eq!(lost, !arrives, "{release:?}");
+        // An echo has its checksum.
+        assert_eq!(net.ping(2, "10.244.1.2", "10.244.2.2", 56), Ok(true));
+    }
 }
 
 #[test]

@@ -265,7 +265,7 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             let listens = |owner: &Owner| owner.app == app && owner.remote.is_none();
             if owners.get(&(netns, socket)).is_some_and(listens) {
                 owners.swap_remove(&(netns, socket));
-                space.sockets.close(socket);
+                space.sockets.unbind(socket);
             }
         }
     }
@@ -753,7 +753,11 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         };
         Arc::make_mut(&mut self.owners).swap_remove(&(netns, socket));
         if let Some(space) = self.machines.cluster.netns_mut(netns) {
-            space.sockets.close(socket);
+            if connected == Some(socket) {
+                space.sockets.disconnect(l4, local, remote);
+            } else {
+                space.sockets.unbind(socket);
+            }
         }
     }
 

@@ -76,9 +76,8 @@ impl Sockets {
         Ok(id)
     }
 
-    /// Closes a socket of either sort.
-    pub fn close(&mut self, socket: SocketId) {
-        self.connected.retain(|_, id| *id != socket);
+    /// Closes a bound socket.
+    pub fn unbind(&mut self, socket: SocketId) {
         self.listeners.retain(|_, bound| {
             bound.retain(|(_, id)| *id != socket);
             !bound.is_empty()

@@ -4,8 +4,12 @@
 //! table is full (`full.rs`). A first packet's entry waits in a single pending place until the packet leaves the namespace or
 //! reaches a socket; a packet that is dropped before leaves nothing.
 
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
 
 use super::full::Chains;
 use super::state::{CtSettings, Effect, Proto};
@@ -102,6 +106,49 @@ struct Slot {
     entry: Option<Entry>,
 }
 
+impl Slot {
+    fn has(&self, tuple: &FiveTuple, dir: Direction) -> bool {
+        self.entry
+            .as_ref()
+            .is_some_and(|entry| entry.tuple(dir) == *tuple)
+    }
+}
+
+/// Which slot a tuple leads to, and in which direction. The tuples themselves are in the slots alone, so that a look-up
+/// reads the memory that is needed next in any case.
+#[derive(Clone, Debug, Default)]
+struct Index(HashTable<(u32, Direction)>);
+
+impl Index {
+    fn hash(tuple: &FiveTuple) -> u64 {
+        FxBuildHasher.hash_one(tuple)
+    }
+
+    fn get(&self, tuple: &FiveTuple, slots: &[Slot]) -> Option<(u32, Direction)> {
+        let is_it = |(slot, dir): &(u32, Direction)| {
+            let place = slots.get(*slot as usize);
+            place.is_some_and(|place| place.has(tuple, *dir))
+        };
+        self.0.find(Self::hash(tuple), is_it).copied()
+    }
+
+    /// Leads the tuple of an entry in its slot there.
+    fn insert(&mut self, tuple: &FiveTuple, to: (u32, Direction), slots: &[Slot]) {
+        let hash = |(slot, dir): &(u32, Direction)| {
+            let entry = slots.get(*slot as usize).and_then(|at| at.entry.as_ref());
+            entry.map_or(0, |entry| Self::hash(&entry.tuple(*dir)))
+        };
+        self.0.insert_unique(Self::hash(tuple), to, hash);
+    }
+
+    /// Forgets that a tuple leads there; it may never have done so.
+    fn remove(&mut self, tuple: &FiveTuple, to: (u32, Direction)) {
+        if let Ok(found) = self.0.find_entry(Self::hash(tuple), |other| *other == to) {
+            found.remove();
+        }
+    }
+}
+
 /// Connection tracking table.
 #[derive(Clone, Debug)]
 pub struct Conntrack {
@@ -111,7 +158,7 @@ pub struct Conntrack {
     pub stats: CtStats,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    index: FxIndexMap<FiveTuple, (u32, Direction)>,
+    index: Index,
     /// Connections whose source is translated, by that source, the oldest first (`nf_nat_bysource`).
     sources: FxIndexMap<(L4, IpAddr, u16), Vec<u32>>,
     /// The unconfirmed entry of the packet being processed, or the one it just ended.
@@ -194,7 +241,7 @@ impl Conntrack {
             stats: CtStats::default(),
             slots: Vec::new(),
             free: Vec::new(),
-            index: FxIndexMap::default(),
+            index: Index::default(),
             sources: FxIndexMap::default(),
             pending: None,
             pending_generation: 0,
@@ -282,7 +329,7 @@ impl Conntrack {
 
     /// Returns the entry and direction a tuple belongs to; removes the entry if its time is up.
     pub fn lookup(&mut self, tuple: &FiveTuple, now: Time) -> Option<(CtRef, Direction)> {
-        let (slot, dir) = *self.index.get(tuple)?;
+        let (slot, dir) = self.index.get(tuple, &self.slots)?;
         let place = self.slots.get(slot as usize)?;
         let entry = place.entry.as_ref()?;
         if entry.expires > now {
@@ -501,10 +548,8 @@ impl Conntrack {
             if let Some(chains) = &mut self.chains {
                 chains.remove(slot, &entry);
             }
-            for tuple in [entry.original, entry.reply] {
-                if self.index.get(&tuple).is_some_and(|(at, _)| *at == slot) {
-                    self.index.swap_remove(&tuple);
-                }
+            for dir in [Direction::Original, Direction::Reply] {
+                self.index.remove(&entry.tuple(dir), (slot, dir));
             }
             let source = source_of(&entry.original);
             if entry.nat.src
@@ -542,8 +587,13 @@ impl Conntrack {
             }
             race.fresh.push(ct.slot);
         }
-        self.index.insert(original, (ct.slot, Direction::Original));
-        self.index.insert(reply, (ct.slot, Direction::Reply));
+        // Of a flow from a socket to itself both tuples are one.
+        if original != reply {
+            let to = (ct.slot, Direction::Original);
+            self.index.insert(&original, to, &self.slots);
+        }
+        let to = (ct.slot, Direction::Reply);
+        self.index.insert(&reply, to, &self.slots);
         Some(ct)
     }
 
@@ -602,7 +652,8 @@ impl Conntrack {
         entry.expires = now + SHORT;
         self.stats.clash_resolve += 1;
         let ct = self.insert(entry)?;
-        self.index.insert(reply, (ct.slot, Direction::Reply));
+        let to = (ct.slot, Direction::Reply);
+        self.index.insert(&reply, to, &self.slots);
         Some(ct)
     }
 

@@ -33,3 +33,4 @@ pub mod materialize;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod story;
+pub mod selftest;

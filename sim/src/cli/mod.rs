@@ -23,8 +23,10 @@ mod init;
 mod input;
 mod manual;
 mod materialize;
+mod progress;
 mod reach;
 mod scenario;
+mod selftest;
 mod table;
 mod trace;
 
@@ -71,6 +73,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Materialize(materialize::MaterializeArgs),
     Bench(bench::BenchArgs),
+    Selftest(selftest::SelftestArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
 }
@@ -195,6 +198,7 @@ pub fn run<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Rep
             Command::Run(args) => Ok(scenario::run(&args)),
             Command::Test(args) => scenario::test(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Selftest(args) => Ok(selftest::run(&args)),
             Command::Materialize(args) => materialize::run(&args),
             Command::Init(args) => init::run(&args),
             Command::Trace(args) => trace::run(&args),

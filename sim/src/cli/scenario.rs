@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::choice::Choice;
 use super::explain::pretty;
 use super::file::write_whole;
+use super::progress::Progress;
 use super::{Done, Exit, Format, Report};
 use crate::manifest::load;
 use crate::problem::{self, Problem, ProblemCode, Sources};
@@ -249,13 +250,16 @@ pub(super) fn test(args: &TestArgs) -> Done {
     if paths.is_empty() {
         return Err(Report::bad_input("there is no scenario (*.ron) there"));
     }
-    let verdicts: Vec<(PathBuf, Result<(), String>)> = paths
-        .into_iter()
-        .map(|path| {
+    let (mut progress, all) = (Progress::new(), paths.len());
+    let verdicts: Vec<(PathBuf, Result<(), String>)> = (1..)
+        .zip(paths)
+        .map(|(n, path): (usize, PathBuf)| {
+            progress.say(format_args!("{n} of {all}: {}", path.display()));
             let verdict = judge(&path, args.update);
             (path, verdict)
         })
         .collect();
+    progress.end();
     let failed = verdicts
         .iter()
         .filter(|(_, verdict)| verdict.is_err())

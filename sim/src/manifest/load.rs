@@ -187,14 +187,16 @@ impl Loader {
 
 /// Whether nobody may ever write what is to be read: a pipe or a socket with a name. Those of a shell (`<(…)`) lie in
 /// no directory, and their writer is there.
+#[cfg(unix)]
 fn waits_for_ever(path: &Path) -> Option<&'static str> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt as _;
-        let kind = fs::metadata(path.canonicalize().ok()?).ok()?.file_type();
-        if kind.is_fifo() || kind.is_socket() {
-            return Some("it is a pipe or a socket: give its content to `-f -`");
-        }
-    }
+    use std::os::unix::fs::FileTypeExt as _;
+    let kind = fs::metadata(path.canonicalize().ok()?).ok()?.file_type();
+    (kind.is_fifo() || kind.is_socket())
+        .then_some("it is a pipe or a socket: give its content to `-f -`")
+}
+
+/// Elsewhere no file is a pipe.
+#[cfg(not(unix))]
+const fn waits_for_ever(_: &Path) -> Option<&'static str> {
     None
 }

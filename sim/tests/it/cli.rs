@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use podwire::cli::{Exit, Report, run};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "run",
     "test",
     "bench",
+    "selftest",
     "trace",
     "reach",
     "diff",
@@ -519,4 +520,14 @@ fn a_first_scenario_passes_and_overwrites_nothing() {
         "{verdicts}"
     );
     fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn selftest_compares_with_what_was_recorded() {
+    let report = run(["podwire", "selftest", "--seconds", "0", "-o", "json"]);
+    assert_eq!(report.exit, Exit::Well, "{report:?}");
+    let json: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
+    assert_eq!(json["schema"], "podwire.selftest/v1");
+    assert_eq!(json["recorded"], 15);
+    assert_eq!(json["failed"], serde_json::json!([]));
 }

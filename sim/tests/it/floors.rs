@@ -19,8 +19,7 @@ const FLOORS: &[&[&str]] = &[
     &["attempt"],
     &["tool", "why"],
     &["story"],
-    &["story"],
-    &["bench"],
+    &["bench", "selftest"],
     &["cli"],
 ];
 

@@ -28,6 +28,7 @@ const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 /// The models are pure: whatever they depend on is here, and nothing of it reads, waits or draws.
 const MODELS: &[&str] = &[
     "data-encoding",
+    "hashbrown",
     "indexmap",
     "ipnet",
     "rustc-hash",

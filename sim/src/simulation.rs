@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use podwire_models::base::hash::stable_hash;
 use podwire_models::base::shelf::Shelves;
-use podwire_models::base::{Dice, Errno, Family, FxIndexMap, Purpose, Stream, Time};
+use podwire_models::base::{Dice, Errno, Family, FxIndexMap, ObjectKey, Purpose, Stream, Time};
 use podwire_models::cluster::WireEnd;
 use podwire_models::cluster::carry::Carried;
 use podwire_models::cluster::install::Machines;
 use podwire_models::kernel::socket::SocketId;
 use podwire_models::kernel::{Cx, Effect, KernelTimer, Netns};
 use podwire_models::wire::{
-    Action as StepAction, Code, Decider, DeciderKind, FlowKey, Frame, L4, NetnsId, NoRecorder,
-    Packet, PacketId, Place, Recorder, Stage, Step,
+    Action as StepAction, Code, Decider, DeciderKind, FlowKey, Frame, Head, L4, NetnsId,
+    NoRecorder, Packet, PacketId, Place, Recorder, Stage, Step,
 };
 
 use crate::engine::queue::{Handle, Queue};
@@ -329,6 +329,9 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         self.events += 1;
         self.recorder.begin(at, cause);
         match event {
+            Event::Arrive { at, frame } if self.machines.cluster.is_off(at.0) => {
+                self.too_late(at, &frame);
+            }
             Event::Arrive { at, frame } => self.arrive(at, frame),
             Event::Kernel { netns, timer } => {
                 self.in_netns(netns, |netns, cx| netns.timer(*timer, cx));
@@ -375,6 +378,48 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         let result = self.in_netns(id, f);
         self.work_off();
         result
+    }
+
+    /// A pod's network is about to go: what waits in it ends, and what waits for it on its node.
+    pub fn lose_pod(&mut self, key: &ObjectKey) {
+        let Some(attached) = self.machines.pods.get(key).cloned() else {
+            return;
+        };
+        self.recorder.begin(self.now, None);
+        self.lose_in(attached.netns, |netns, cx| {
+            netns.lose_waiting(Code::PodGone, cx);
+        });
+        let node = self.machines.nodes.get(&attached.node).map(|m| m.netns);
+        if let Some(node) = node {
+            self.lose_in(node, |netns, cx| {
+                let dev = netns.device_named(&attached.host_dev).map(|d| d.index);
+                if let Some(dev) = dev {
+                    netns.lose_behind(dev, Code::PodGone, cx);
+                }
+            });
+        }
+    }
+
+    /// Machines have been switched off: what waits in them is lost with their memory.
+    pub fn lose_machines(&mut self, all: &[NetnsId]) {
+        self.recorder.begin(self.now, None);
+        for id in all {
+            self.lose_in(*id, |netns, cx| netns.lose_waiting(Code::NodeDown, cx));
+        }
+    }
+
+    /// Lets packets end in a namespace, whether it is switched on or not. Nothing follows from it.
+    fn lose_in(&mut self, id: NetnsId, f: impl FnOnce(&mut Netns, &mut Cx<'_, D, R>)) {
+        if let Some(netns) = self.machines.cluster.netns_mut(id) {
+            let mut cx = Cx {
+                now: self.now,
+                dice: &mut self.dice,
+                recorder: &mut self.recorder,
+                effects: &mut self.effects,
+                next_packet: &mut self.next_packet,
+            };
+            f(netns, &mut cx);
+        }
     }
 
     /// Does something in a namespace, and leaves its effects to the caller.
@@ -436,6 +481,25 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
             } else {
                 self.put_off(id);
             }
+        }
+    }
+
+    /// A frame was on its way when the machine it goes to was switched off.
+    fn too_late(&mut self, (netns, dev): WireEnd, frame: &Frame) {
+        if R::ENABLED {
+            let place = Place {
+                netns: Some(netns),
+                dev: Some(dev),
+                stage: Stage::Wire,
+            };
+            let step = Step {
+                packet: Some(Head::of_frame(frame)),
+                action: StepAction::Dropped {
+                    code: Code::NodeDown,
+                },
+                by: None,
+            };
+            self.recorder.record(place, step);
         }
     }
 

@@ -26,8 +26,14 @@ impl<D: Dice> Run<'_, D> {
     pub(super) fn begin(&mut self, id: String, fault: Fault, lasts: Option<Duration>, mark: Mark) {
         self.check_flat();
         let since = self.simulation.recorder.records().len();
+        if let Fault::PodKill { pod } = &fault {
+            self.simulation.lose_pod(pod);
+        }
         match fault.begin(&id, &mut self.simulation.machines) {
             Ok(undo) => {
+                if let Undo::Power(all) = &undo {
+                    self.simulation.lose_machines(all);
+                }
                 let what = fault.words();
                 let began = Action::FaultBegan {
                     fault: id.clone(),

@@ -198,6 +198,37 @@ impl Netns {
         }
     }
 
+    /// What waits for hardware addresses behind a device, or behind all of them, ends: the device goes, or the machine is switched
+    /// off. Resolutions under way are forgotten.
+    pub(super) fn lose_unresolved<D: Dice, R: Recorder>(
+        &mut self,
+        dev: Option<DevIndex>,
+        code: Code,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        let mut lost = Vec::new();
+        self.neighbours.entries.retain(|key, entry| {
+            let NeighbourKey(on, _) = *key;
+            if dev.is_some_and(|dev| dev != on) {
+                return true;
+            }
+            match &mut entry.state {
+                NeighbourState::Incomplete { queue, .. } => {
+                    lost.extend(queue.drain(..).map(|skb| (on, skb)));
+                    false
+                }
+                NeighbourState::Probe { .. } => false,
+                NeighbourState::Reachable { .. }
+                | NeighbourState::Stale { .. }
+                | NeighbourState::Failed
+                | NeighbourState::Permanent { .. } => true,
+            }
+        });
+        for (on, skb) in lost {
+            self.drop_packet(&skb.packet, Some(on), Stage::Neighbour, code, None, cx);
+        }
+    }
+
     /// Asks for a hardware address: everybody on the link, or `to` alone.
     fn solicit<D: Dice, R: Recorder>(
         &mut self,

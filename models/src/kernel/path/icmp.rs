@@ -28,7 +28,6 @@ pub struct IcmpState {
     buckets: BTreeMap<IpAddr, Bucket>,
     path_mtu: BTreeMap<IpAddr, (u32, Time)>,
     fragments: BTreeMap<(IpAddr, IpAddr, u32), Partial>,
-    last_ident: u32,
 }
 
 /// A packet of which some pieces have come.
@@ -57,12 +56,6 @@ fn quote(packet: &Packet) -> Payload {
 }
 
 impl IcmpState {
-    /// Returns the identification for the next packet that is cut into pieces.
-    pub(super) const fn next_ident(&mut self) -> u32 {
-        self.last_ident = self.last_ident.wrapping_add(1);
-        self.last_ident
-    }
-
     /// Takes a token for an error to `to`; each costs `interval`.
     fn allows(&mut self, to: IpAddr, interval: Duration, now: Time) -> bool {
         let full = interval * u32::try_from(BURST).unwrap_or(u32::MAX);
@@ -474,6 +467,14 @@ impl Netns {
             Step::about(&whole, Action::Reassembled)
         });
         Some((whole, largest))
+    }
+
+    /// Gives up on all packets of which a piece is missing: nobody is there any more to wait.
+    pub(super) fn lose_pieces<D: Dice, R: Recorder>(&mut self, cx: &mut Cx<'_, D, R>) {
+        for partial in std::mem::take(&mut self.icmp.fragments).into_values() {
+            let code = Code::FragmentLost;
+            self.drop_packet(&partial.packet, None, Stage::Receive, code, None, cx);
+        }
     }
 
     /// Gives up on a packet of which a piece is missing (`ip_expire`).

@@ -125,6 +125,22 @@ impl Netns {
         }
     }
 
+    /// Everything that waits here ends: the machine is switched off, or the namespace goes.
+    pub fn lose_waiting<D: Dice, R: Recorder>(&mut self, code: Code, cx: &mut Cx<'_, D, R>) {
+        self.lose_unresolved(None, code, cx);
+        self.lose_pieces(cx);
+    }
+
+    /// What waits for a neighbour behind a device ends: the device goes.
+    pub fn lose_behind<D: Dice, R: Recorder>(
+        &mut self,
+        dev: DevIndex,
+        code: Code,
+        cx: &mut Cx<'_, D, R>,
+    ) {
+        self.lose_unresolved(Some(dev), code, cx);
+    }
+
     /// Returns the setting that decided, for a trace.
     pub(super) fn sysctl_says(name: &str, value: i64) -> Decider {
         Decider::new(DeciderKind::Sysctl, format!("{name} = {value}"))

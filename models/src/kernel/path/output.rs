@@ -236,7 +236,7 @@ impl Netns {
 
     /// Cuts a packet: all pieces but the last are a multiple of eight bytes long.
     pub(super) fn pieces<D: Dice, R: Recorder>(
-        &mut self,
+        &self,
         packet: &Packet,
         mtu: u32,
         out: Option<DevIndex>,
@@ -245,12 +245,7 @@ impl Netns {
         let family = packet.family();
         let (start, total, ident, more) = match packet.fragment {
             Some(f) => (f.offset, f.len, f.ident, f.more),
-            None => (
-                0,
-                packet.len() - ip_header(family),
-                self.icmp.next_ident(),
-                false,
-            ),
+            None => (0, packet.len() - ip_header(family), ident_of(packet), false),
         };
         let headers = ip_header(family) + fragment_header(family);
         let room = (mtu.saturating_sub(headers) / 8 * 8).max(8);
@@ -464,4 +459,13 @@ pub(super) const fn route_code(errno: Errno) -> Code {
         | Errno::ENOBUFS
         | Errno::EPIPE => Code::RouteNone,
     }
+}
+
+/// The identification that all pieces of a packet share. Its sender gives it, and whoever puts the packet together on the way and
+/// cuts it again keeps it.
+///
+/// # Fidelity
+/// Linux counts to 65,535 for each pair of addresses, so that pieces of two packets can be taken for one; not here.
+fn ident_of(packet: &Packet) -> u32 {
+    u32::try_from(packet.id.0 & u64::from(u32::MAX)).unwrap_or(u32::MAX)
 }

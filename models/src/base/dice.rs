@@ -26,6 +26,8 @@ pub enum Purpose {
     Name,
     /// Length of a delay.
     Delay,
+    /// Which pod is deleted next where pods come and go.
+    Churn,
 }
 
 /// One independent sequence of draws: a purpose and a stable key for whom it is drawn.

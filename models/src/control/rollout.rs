@@ -86,6 +86,19 @@ pub fn owners<'a>(pod: &Pod, objects: &'a Objects) -> Vec<&'a Workload> {
     both.filter(|workload| owns(workload, pod)).collect()
 }
 
+/// Whether some controller makes another pod when this one is deleted.
+pub fn is_replaced(pod: &Pod, objects: &Objects) -> bool {
+    let makes_another = |workload: &&Workload| match workload.kind {
+        WorkloadKind::Deployment
+        | WorkloadKind::ReplicaSet
+        | WorkloadKind::ReplicationController
+        | WorkloadKind::StatefulSet
+        | WorkloadKind::DaemonSet => true,
+        WorkloadKind::Job | WorkloadKind::CronJob => false,
+    };
+    owners(pod, objects).iter().any(makes_another)
+}
+
 /// What a controller knows besides the objects.
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
@@ -185,9 +198,14 @@ fn scale(workload: &Workload, pods: &[&Pod], wanted: usize, known: &Known<'_>) -
     let missing = wanted.saturating_sub(pods.len());
     let surplus = pods.len().saturating_sub(wanted);
     let free = workloads::numbered(workload, |key| !known.used.contains(key));
+    let delete = if surplus == 0 {
+        Vec::new()
+    } else {
+        victims(pods).take(surplus).cloned().collect()
+    };
     Step {
         create: free.take(missing).collect(),
-        delete: victims(pods).take(surplus).cloned().collect(),
+        delete,
     }
 }
 

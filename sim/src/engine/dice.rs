@@ -73,6 +73,7 @@ const fn purpose_number(purpose: Purpose) -> u64 {
         Purpose::Identifier => 5,
         Purpose::Name => 6,
         Purpose::Delay => 7,
+        Purpose::Churn => 8,
     }
 }
 
@@ -323,7 +324,8 @@ const fn branches(purpose: Purpose) -> bool {
         | Purpose::NatPort
         | Purpose::Identifier
         | Purpose::Name
-        | Purpose::Delay => false,
+        | Purpose::Delay
+        | Purpose::Churn => false,
     }
 }
 

@@ -79,6 +79,10 @@ pub struct Lab {
     pub gone: BTreeMap<IpAddr, Pod>,
     /// Name servers that have ended by themselves.
     pub crashes: BTreeMap<ObjectKey, Crashes>,
+    /// How often the slices have changed.
+    pub revision: u64,
+    /// From which revision of the slices each node's kube-proxy wrote its rules the last time.
+    pub synced: BTreeMap<ObjectName, u64>,
 }
 
 /// How a pod's program has ended by itself.
@@ -120,6 +124,8 @@ impl Lab {
             policed,
             gone: BTreeMap::new(),
             crashes: BTreeMap::new(),
+            revision: 0,
+            synced: BTreeMap::new(),
         };
         let mut machines = std::mem::take(&mut lab.machines);
         lab.program(&mut machines, &Dirty::All);
@@ -349,6 +355,7 @@ impl Lab {
             let slices = all_slices(&self.objects);
             if self.slices != slices {
                 changed = Dirty::All;
+                self.revision += 1;
             }
             self.written = self.objects.endpoint_slices.len();
             self.slices = slices;
@@ -368,6 +375,7 @@ impl Lab {
                 changed.add(key.clone());
             }
         }
+        self.revision += u64::from(!changed.is_empty());
         changed
     }
 

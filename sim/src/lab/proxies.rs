@@ -47,6 +47,11 @@ impl Lab {
                 self.program_all(machines, family, &flags);
             }
         }
+        for name in self.objects.nodes.keys() {
+            if !self.stopped.contains(name) {
+                self.synced.insert(name.clone(), self.revision);
+            }
+        }
     }
 
     /// A partial sync; returns whether that was enough.

@@ -15,6 +15,7 @@ pub const NAMES: &[(&str, &[&str])] = &[
     ("Label", &["object", "labels"]),
     ("Scale", &["object", "replicas"]),
     ("Rollout", &["object"]),
+    ("Churn", &["rate", "for"]),
     ("Fault", &["fault"]),
     ("Exec", &["on", "command"]),
     ("Note", &["text"]),

@@ -163,6 +163,7 @@ impl Check<'_> {
                     let long = probe.payload.as_ref().map_or(0, |size| size.0 >> 13);
                     u128::from(probe.count.unwrap_or(1)) * (1 + u128::from(long))
                 }
+                Step::Churn { rate, lasts, .. } => 1 + rate.within(lasts.0),
                 // Of an attempt of a load, next to nothing is kept.
                 Step::Load(load) => {
                     let all = load.lasts.0.as_nanos() * u128::from(load.rate) / 1_000_000_000;
@@ -213,7 +214,8 @@ impl Check<'_> {
                 | Step::Patch { .. }
                 | Step::Label { .. }
                 | Step::Scale { .. }
-                | Step::Rollout { .. } => None,
+                | Step::Rollout { .. }
+                | Step::Churn { .. } => None,
             });
         let title = std::iter::once((self.file.title.as_str(), None));
         let all: Vec<(&str, Option<Mark>)> = title
@@ -248,6 +250,7 @@ impl Check<'_> {
                 | Step::Label { .. }
                 | Step::Scale { .. }
                 | Step::Rollout { .. }
+                | Step::Churn { .. }
                 | Step::Exec { .. }
                 | Step::Note { .. } => continue,
             };
@@ -332,6 +335,7 @@ impl Check<'_> {
                 | Step::Label { .. }
                 | Step::Scale { .. }
                 | Step::Rollout { .. }
+                | Step::Churn { .. }
                 | Step::Note { .. } => {}
             }
         }

@@ -155,4 +155,6 @@ pub enum Condition {
 pub enum Invariant {
     /// Every pod reaches every pod with no address rewritten, unless a policy or a fault says otherwise.
     FlatNetwork,
+    /// What is true of every running cluster, whatever breaks in it ([`crate::story::invariants`]).
+    Consistent,
 }

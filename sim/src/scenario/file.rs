@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use podwire_models::base::{ObjectKey, ObjectName, Ratio, Selector};
+use podwire_models::base::{Namespace, ObjectKey, ObjectName, Ratio, Selector};
 use podwire_models::control::dns::flavour::Flavour;
 use podwire_models::kernel::release::Release;
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::address::{ObjectRef, Target, Thing};
 use super::expect::Expectation;
 use super::reader::Spans;
-use super::text::{Addresses, Cidrs, Delay, Moment, Rate, Size, Text};
+use super::text::{Addresses, Cidrs, Delay, Frequency, Moment, Rate, Size, Text};
 
 /// A whole scenario.
 #[derive(Clone, Debug, Deserialize)]
@@ -218,7 +218,7 @@ pub struct Listen {
     /// Labels of the pods.
     pub pods: Text<Selector>,
     /// Their namespace; all of them if not given.
-    pub namespace: Option<Text<podwire_models::base::Namespace>>,
+    pub namespace: Option<Text<Namespace>>,
     /// Address the sockets are bound to; all of them if not given.
     pub address: Option<Text<std::net::IpAddr>>,
     /// TCP ports.
@@ -326,6 +326,16 @@ pub enum Step {
     Rollout {
         /// Which.
         object: Text<ObjectRef>,
+    },
+    /// Pods are deleted, one after the other, whichever it hits; their controllers replace them.
+    Churn {
+        /// How many, in the mean.
+        rate: Text<Frequency>,
+        /// For how long.
+        #[serde(rename = "for")]
+        lasts: Text<Delay>,
+        /// Only those of a namespace; all but `kube-system` if not given.
+        namespace: Option<Text<Namespace>>,
     },
     /// Somebody tries to reach something.
     Probe(Probe),

@@ -199,6 +199,64 @@ impl FromStr for Rate {
     }
 }
 
+/// How often something happens: `"5/s"`, `"50/m"`, `"100/h"`; at most a million times a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frequency {
+    times: u32,
+    per: Duration,
+}
+
+/// A text that says nothing of how often something happens.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not how often something happens, such as \"5/s\" or \"50/m\": once an hour at least, a million times a second at most"
+)]
+pub struct FrequencyError(String);
+
+impl Frequency {
+    /// Returns the mean time from one time to the next.
+    pub fn mean(self) -> Duration {
+        self.per / self.times
+    }
+
+    /// Returns how often it happens within a time, in the mean.
+    pub const fn within(self, time: Duration) -> u128 {
+        time.as_nanos() * self.times as u128 / self.per.as_nanos()
+    }
+}
+
+impl fmt::Display for Frequency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            1 => "s",
+            60 => "m",
+            _ => "h",
+        };
+        write!(f, "{}/{unit}", self.times)
+    }
+}
+
+impl FromStr for Frequency {
+    type Err = FrequencyError;
+
+    fn from_str(text: &str) -> Result<Self, FrequencyError> {
+        let error = || FrequencyError(text.to_owned());
+        let (times, unit) = text.split_once('/').ok_or_else(error)?;
+        let per = Duration::from_secs(match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return Err(error()),
+        });
+        let times: u32 = times.parse().map_err(|_| error())?;
+        let frequency = Self { times, per };
+        let most = per.as_micros();
+        (times > 0 && u128::from(times) <= most)
+            .then_some(frequency)
+            .ok_or_else(error)
+    }
+}
+
 /// A size in bytes: `"1400B"`, `"64KiB"`, `"1MB"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
@@ -347,6 +405,29 @@ mod tests {
         assert_eq!("1400B".parse(), Ok(Size(1400)));
         assert_eq!("64KiB".parse(), Ok(Size(65536)));
         assert!("1400".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn how_often() {
+        let read = |text: &str| text.parse::<Frequency>();
+        let fifty = read("50/m").unwrap();
+        assert_eq!(fifty.mean(), Duration::from_millis(1200));
+        assert_eq!(fifty.within(Duration::from_secs(600)), 500);
+        assert_eq!(fifty.to_string(), "50/m");
+        assert_eq!(read("1000000/s").unwrap().mean(), Duration::from_micros(1));
+        for bad in [
+            "",
+            "5",
+            "5s",
+            "/s",
+            "0/s",
+            "-1/s",
+            "1.5/s",
+            "5/d",
+            "1000001/s",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

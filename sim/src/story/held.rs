@@ -162,6 +162,11 @@ impl<D: Dice> Run<'_, D> {
                 );
                 (text, why)
             }
+            Expectation::Always(Invariant::Consistent) => {
+                let text = "always: no address is owned twice, every veth has its peer, every endpoint's revision is known, every \
+                            packet ends once";
+                (text.to_owned(), self.broken.iter().cloned().collect())
+            }
             Expectation::Always(Invariant::FlatNetwork) => {
                 let text = "always: every pod reaches every pod, no address rewritten".to_owned();
                 (text, self.culprit.iter().cloned().collect())

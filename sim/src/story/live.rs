@@ -348,7 +348,7 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
-    fn delete_pod(&mut self, key: &ObjectKey) {
+    pub(super) fn delete_pod(&mut self, key: &ObjectKey) {
         let Some(pod) = self.lab.objects.pods.get_mut(key) else {
             return;
         };
@@ -380,6 +380,7 @@ impl<D: Dice> Run<'_, D> {
 
     /// A deleted pod's programs have ended: its network goes, its addresses are free, its object is gone.
     pub(super) fn stop_pod(&mut self, key: &ObjectKey) {
+        self.simulation.lose_pod(key);
         self.simulation.machines.detach(key);
         Arc::make_mut(&mut self.lab.machines.pods).remove(key);
         let gone = self.lab.objects.pods.remove(key);

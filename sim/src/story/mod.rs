@@ -1,16 +1,20 @@
 //! Scenarios that are run: [`mod@resolve`] makes a [`Story`] of a file and its manifests, [`mod@run`] runs it: the agenda, and
 //! attempts. What the agenda asks for has a room each: `live` (objects and controllers), `ready` (who is ready, and its
-//! endpoints), `servers`, `faults`, `commands`, `load`, `crash`; `held` and `reaches` find out whether what was expected held.
+//! endpoints), `servers`, `faults`, `commands`, `load`, `churn`, `crash`; `held` and `reaches` find out whether what was expected
+//! held, [`mod@invariants`] is what must hold whatever happens, and `consistent` looks whether it does.
 //! [`mod@moment`] asks what becomes of one more attempt in the middle of it.
 
 pub mod resolve;
 mod cache;
 mod commands;
+mod consistent;
 mod crash;
 mod faults;
 mod held;
 mod live;
 mod load;
+pub mod churn;
+pub mod invariants;
 mod reaches;
 mod ready;
 pub mod run;

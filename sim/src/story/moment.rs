@@ -152,7 +152,8 @@ impl<'a> OneFlow<'a> {
             | Purpose::NatPort
             | Purpose::Identifier
             | Purpose::Name
-            | Purpose::Delay => false,
+            | Purpose::Delay
+            | Purpose::Churn => false,
         })
     }
 }

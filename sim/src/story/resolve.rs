@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use podwire_models::api::{Kind, Node, ObjectRef, Objects};
 use podwire_models::base::addr::{host_net, nth_addr};
-use podwire_models::base::{Family, Mac, ObjectKey, ObjectName, OriginId, Ratio, Time};
+use podwire_models::base::{Family, Mac, Namespace, ObjectKey, ObjectName, OriginId, Ratio, Time};
 use podwire_models::cluster::install::{Nic, OutsideHost, Site};
 use podwire_models::cluster::links::Link;
 use podwire_models::cluster::{Acl, WireEnd};
@@ -40,6 +40,7 @@ use crate::tool::Tool;
 use crate::traffic::probe::SocketOptions;
 use crate::traffic::sctp;
 
+use super::churn::Churn;
 use super::writes::{Change, Written};
 
 /// A scenario that can be run.
@@ -81,6 +82,8 @@ pub enum Doing {
         /// For how long.
         lasts: Duration,
     },
+    /// Pods come and go.
+    Churn(Churn),
     /// A sentence.
     Note(String),
     /// A command.
@@ -203,6 +206,7 @@ pub fn files(file: &ScenarioFile) -> Vec<&Text<String>> {
         | Step::Label { .. }
         | Step::Scale { .. }
         | Step::Rollout { .. }
+        | Step::Churn { .. }
         | Step::Probe(_)
         | Step::Load(_)
         | Step::Fault(_)
@@ -763,11 +767,50 @@ impl Resolver<'_> {
         agenda
     }
 
+    /// Pods that come and go are those of some workload.
+    fn somebody_to_hit(
+        &mut self,
+        churn: &Churn,
+        mark: Mark,
+        namespace: Option<&Text<Namespace>>,
+        lab: &Lab,
+    ) {
+        let there = lab.objects.workloads.keys().map(|(_, key)| &key.namespace);
+        let created = self.written.created.iter();
+        let workloads = created.filter(|object| matches!(object.kind, Kind::Workload(_)));
+        let mut all = there.chain(workloads.filter_map(|object| object.namespace.as_ref()));
+        if all.any(|namespace| churn.concerns(namespace)) {
+            return;
+        }
+        let (mark, title) = match namespace {
+            Some(namespace) => (
+                namespace.mark,
+                format!("there is no workload in namespace `{}`", **namespace),
+            ),
+            None => (mark, "there is no workload outside kube-system".to_owned()),
+        };
+        let help = "pods come and go where a controller makes another for each that is deleted";
+        self.problem(ProblemCode::ScnUnknownObject, mark, title, help);
+    }
+
     /// Returns what one step does, each part with how long after the step's moment.
     fn step(&mut self, step: &Step, lab: &Lab) -> Vec<(Duration, Doing)> {
         match step {
             Step::Probe(probe) => self.probe(probe, lab),
             Step::Load(load) => self.load(load, lab),
+            Step::Churn {
+                rate,
+                lasts,
+                namespace,
+            } => {
+                let churn = Churn {
+                    rate: **rate,
+                    lasts: lasts.0,
+                    namespace: namespace.as_deref().cloned(),
+                };
+                self.somebody_to_hit(&churn, rate.mark, namespace.as_ref(), lab);
+                vec![(Duration::ZERO, Doing::Churn(churn))]
+            }
             Step::Fault(fault) => {
                 let kind = self.fault(&fault.fault, &fault.id, lab);
                 let id = fault.id.to_string();

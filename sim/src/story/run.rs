@@ -10,8 +10,10 @@ use podwire_models::base::{Dice, ObjectKey, Ratio, Time};
 use podwire_models::wire::{Action, Code, L4, PacketId, Place, Stage, Step};
 
 use super::cache::Caches;
+use super::churn::Churning;
 use super::commands::Running;
 use super::faults::Active;
+use super::invariants::{Scope, Watch};
 use super::live::Memory;
 use super::load::Load;
 use super::reaches::Found;
@@ -127,6 +129,8 @@ fn begin(story: &Story, seed: u64, explain: bool) -> Ran {
 pub(super) enum Task {
     /// An entry of the timeline.
     Do(Doing),
+    /// The next pod of a churn.
+    ChurnMore(usize),
     /// The next attempt of a load.
     LoadMore(usize),
     /// It is time to tell what came of a load.
@@ -174,6 +178,12 @@ pub(super) struct Run<'a, D> {
     pub(super) attempts: Vec<Attempted>,
     /// Loads, those that are over included.
     pub(super) loads: Vec<Load>,
+    /// Pods that come and go.
+    pub(super) churns: Vec<Churning>,
+    /// What is watched for invariants, if they are expected to hold.
+    pub(super) watch: Option<Watch>,
+    /// The first invariant that did not hold.
+    pub(super) broken: Option<String>,
     /// Attempts that have not ended.
     pub(super) open: BTreeSet<usize>,
     /// To which attempt each record belongs: causes lead back to the record with which it began.
@@ -224,6 +234,9 @@ impl<'a, D: Dice> Run<'a, D> {
             numbered: 0,
             attempts: Vec::new(),
             loads: Vec::new(),
+            churns: Vec::new(),
+            watch: None,
+            broken: None,
             open: BTreeSet::new(),
             owners: Vec::new(),
             packets: BTreeMap::new(),
@@ -250,8 +263,7 @@ impl<D: Dice> Run<'_, D> {
         self.set_out();
         while let Some(((at, _), task)) = self.agenda.pop_first() {
             self.let_pass(at);
-            self.perform(task);
-            self.look();
+            self.do_next(task);
         }
         let limit = self.simulation.now().max(self.story.until) + PATIENCE;
         while self.busy() && self.simulation.step(limit) {
@@ -264,10 +276,12 @@ impl<D: Dice> Run<'_, D> {
         for id in active {
             self.count_touched(&id);
         }
+        self.check_ends();
     }
 
     /// Plans everything that is to happen.
     pub(super) fn set_out(&mut self) {
+        self.watch_invariants();
         self.serve_more();
         self.ask_again();
         self.shortfalls();
@@ -286,8 +300,7 @@ impl<D: Dice> Run<'_, D> {
         {
             self.let_pass(at);
             if let Some((_, task)) = self.agenda.pop_first() {
-                self.perform(task);
-                self.look();
+                self.do_next(task);
             }
         }
         self.let_pass(until);
@@ -414,6 +427,14 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
+    /// Does what the agenda says, and looks at what came of it.
+    fn do_next(&mut self, task: Task) {
+        let scope = Scope::of(&task);
+        self.perform(task);
+        self.check_consistent(&scope);
+        self.look();
+    }
+
     fn perform(&mut self, task: Task) {
         match task {
             Task::Do(Doing::Probe(attempt)) => self.probe(&attempt),
@@ -424,6 +445,8 @@ impl<D: Dice> Run<'_, D> {
             }) => self.begin_load(*attempt, rate, lasts),
             Task::LoadMore(load) => self.load_more(load),
             Task::LoadTell(load) => self.tell_load(load),
+            Task::Do(Doing::Churn(churn)) => self.begin_churn(churn),
+            Task::ChurnMore(churn) => self.churn_more(churn),
             Task::Do(Doing::Note(text)) => self.note(Action::Note { text }),
             Task::Do(Doing::Exec { on, text, command }) => self.exec(&on, text, &command),
             Task::Do(Doing::Tool { on, text, tool }) => self.tool(&on, text, tool),

@@ -122,7 +122,8 @@ impl Resolver<'_> {
                     })?;
                 (format!("{wanted} is restarted"), vec![put])
             }
-            Step::Probe(_)
+            Step::Churn { .. }
+            | Step::Probe(_)
             | Step::Load(_)
             | Step::Fault(_)
             | Step::Exec { .. }

@@ -1,7 +1,8 @@
-//! Floor 0: what happened. [`record`] is what a trace line is, [`names`] what its numbers are called; [`fingerprint`],
-//! [`diff`] and [`shape`] are what one does with a trace without rendering it.
+//! Floor 0: what happened. [`record`] is what a trace line is, [`ends`] how packets end while they are recorded, [`names`] what
+//! numbers are called; [`fingerprint`], [`diff`] and [`shape`] are what one does with a trace without rendering it.
 
 pub mod record;
+pub mod ends;
 pub mod names;
 pub mod fingerprint;
 pub mod diff;

@@ -3,6 +3,7 @@
 use podwire_models::base::{FxIndexMap, Time};
 use podwire_models::wire::{Head, PacketId, Place, Recorder, Step};
 
+use super::ends::Ends;
 use super::names::Names;
 
 /// One line of a trace.
@@ -41,6 +42,8 @@ pub struct TraceRecorder {
     cause: Option<u64>,
     /// The newest packet that anybody has sent.
     newest: PacketId,
+    /// How packets end, if somebody wants to know.
+    ends: Option<Ends>,
     aside: Option<Aside>,
     /// The attempt of a load that what happens now follows from.
     load: Option<u64>,
@@ -67,6 +70,7 @@ impl TraceRecorder {
             now: Time::ZERO,
             cause: None,
             newest: PacketId(0),
+            ends: None,
             aside: None,
             load: None,
         }
@@ -100,6 +104,21 @@ impl TraceRecorder {
         self.load.or(self.cause)
     }
 
+    /// From now on it is noted how packets end.
+    pub fn watch_ends(&mut self) {
+        self.ends = Some(Ends::default());
+    }
+
+    /// Returns how packets have ended, if somebody wanted to know.
+    pub const fn ends(&self) -> Option<&Ends> {
+        self.ends.as_ref()
+    }
+
+    /// Puts back records that were taken out, in place of those since.
+    pub fn put_back(&mut self, records: Vec<Record>) {
+        self.records = records;
+    }
+
     /// Returns the records so far.
     pub fn records(&self) -> &[Record] {
         &self.records
@@ -128,6 +147,9 @@ impl Recorder for TraceRecorder {
         let new = packet.is_some_and(|packet| packet > self.newest);
         if let Some(packet) = packet.filter(|_| new) {
             self.newest = packet;
+        }
+        if let Some(ends) = &mut self.ends {
+            ends.see(at, place, &step);
         }
         if let Some(aside) = &mut self.aside {
             // A packet that waited for a neighbour goes on because of somebody else's question.

@@ -1,9 +1,11 @@
 //! Random clusters, timelines and faults, against what is always true: no panic, one fingerprint, also if controllers look at
-//! everything each time, every attempt ends, causes come before what they cause, and where nothing is in the way a pod reaches another.
+//! everything each time, every attempt ends, causes come before what they cause, the invariants of a running cluster hold, and where
+//! nothing is in the way a pod reaches another.
 //!
 //! Each cluster draws which sorts of steps it has at all, so that some are without faults and some have nothing else.
 
 use podwire::scenario;
+use podwire::scenario::expect::{Expectation, Invariant};
 use podwire::story;
 use podwire::traffic::ProbeResult;
 
@@ -333,12 +335,15 @@ fn check(text: &str) -> bool {
     let Ok(file) = scenario::read("drawn.ron", text) else {
         return false;
     };
-    let (story, problems) = story::resolve(&file, &[]);
+    let (mut story, problems) = story::resolve(&file, &[]);
     if story::unusable(&problems) {
         return false;
     }
+    story.expect = vec![Expectation::Always(Invariant::Consistent)];
     let ran = story::explained(&story, story.seed);
     sane(&story, &ran);
+    let held = ran.expectations.first().unwrap();
+    assert!(held.held, "{}", held.why);
     let mut in_full = story.clone();
     in_full.lab.in_full = true;
     let full = story::run(&in_full, story.seed).fingerprint;

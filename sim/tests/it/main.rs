@@ -16,6 +16,8 @@ mod laws;
 mod partial_sync;
 mod cost;
 mod live;
+mod invariants;
+mod churn;
 mod rollout;
 mod oracle_flows;
 mod oracle_kube_proxy;

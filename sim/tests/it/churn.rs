@@ -109,6 +109,8 @@ const WORKLOADS: [(&str, &str, u64); 11] = [
 
 fn objects(draw: &mut Draw) -> String {
     let mut text = String::new();
+    // Rules that differ from node to node are much more work.
+    let local = draw.percent(10);
     for (kind, name, replicas) in WORKLOADS {
         let replicas = match kind {
             "DaemonSet" => String::new(),
@@ -132,9 +134,13 @@ fn objects(draw: &mut Draw) -> String {
             "",
             "sessionAffinity: ClientIP, ",
             "type: NodePort, ",
-            "internalTrafficPolicy: Local, ",
             "publishNotReadyAddresses: true, ",
         ]);
+        let sort = if local && name == "api" {
+            "internalTrafficPolicy: Local, "
+        } else {
+            sort
+        };
         // Some Services have a port more.
         let udp = if draw.percent(30) {
             ", {name: udp, port: 53, protocol: UDP, targetPort: 5353}"
@@ -148,7 +154,7 @@ fn objects(draw: &mut Draw) -> String {
         )
         .unwrap();
     }
-    if draw.percent(30) {
+    if draw.percent(20) {
         text += "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: carts, namespace: shop}\nspec: \
                  {podSelector: {matchLabels: {app: cart}}, ingress: [{from: [{podSelector: {matchLabels: {app: \
                  web}}}]}]}\n---\n";

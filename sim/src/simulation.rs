@@ -18,7 +18,7 @@ use podwire_models::cluster::install::Machines;
 use podwire_models::kernel::socket::SocketId;
 use podwire_models::kernel::{Cx, Effect, KernelTimer, Netns};
 use podwire_models::wire::{
-    Action as StepAction, Code, Decider, DeciderKind, FlowKey, Frame, Head, L4, NetnsId,
+    Action as StepAction, Body, Code, Decider, DeciderKind, FlowKey, Frame, Head, L4, NetnsId,
     NoRecorder, Packet, PacketId, Place, Recorder, Stage, Step,
 };
 
@@ -534,7 +534,12 @@ impl<M: Behaviour, D: Dice, R: Witness> Simulation<M, D, R> {
         if let Carried::Arrives { at, when } = carried
             && let Some(after) = self.machines.cluster.copied_after(from, &frame)
         {
-            let frame = frame.clone();
+            let mut frame = frame.clone();
+            if let Body::Ip(packet) = &mut frame.body {
+                // It goes its own way, and ends on its own.
+                self.next_packet += 1;
+                packet.id = PacketId(self.next_packet);
+            }
             self.schedule(when + after, Event::Arrive { at, frame });
         }
         match carried {

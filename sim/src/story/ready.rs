@@ -14,8 +14,12 @@ use crate::controllers::dirty::Dirty;
 use crate::lab::answers;
 
 impl<D: Dice> Run<'_, D> {
-    /// Makes a killed pod's network again, and starts its programs.
+    /// Makes a pod's network, and starts its programs. A pod that has one keeps it: while a fault kept a pod away, its controller may
+    /// have made another of the same name.
     pub(super) fn attach(&mut self, key: &ObjectKey) {
+        if self.simulation.machines.pods.contains_key(key) {
+            return;
+        }
         let Some(pod) = self.lab.objects.pods.get(key).cloned() else {
             return;
         };

@@ -17,6 +17,7 @@ use crate::problem::{self, Problem, ProblemCode, Sources};
 use crate::render::{Detail, Style, text};
 use crate::scenario;
 use crate::source::Source;
+use crate::story::vacuity::{self, Vacuous};
 use crate::story::{self, Ran, Story};
 
 const RUN: &str = "\
@@ -49,6 +50,9 @@ pub(super) struct RunArgs {
     /// Run each scenario twice, and compare the fingerprints
     #[arg(long)]
     twice: bool,
+    /// Do not look for what could be left out of a scenario without any outcome being another
+    #[arg(long)]
+    no_vacuity: bool,
     /// In which form to print
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
@@ -73,6 +77,9 @@ pub(super) struct TestArgs {
     /// Write the verdicts to a file as `JUnit` XML too, as CI systems read it
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Do not look for what could be left out of scenarios without any outcome being another
+    #[arg(long)]
+    no_vacuity: bool,
     /// In which form to print
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
@@ -171,9 +178,22 @@ pub(super) fn run(args: &RunArgs) -> Report {
         if report.exit == Exit::Well && !(ran.held() && same) {
             report.exit = Exit::Failed;
         }
+        let vacuous = if args.no_vacuity {
+            Vec::new()
+        } else {
+            vacuity::find(&story, seed, &ran)
+        };
         match args.output {
-            Format::Text => report.stdout += &told(&story, &ran, args.detail),
-            Format::Json => all.push(json_of(path, &story, &ran, seed)),
+            Format::Text => {
+                report.stdout += &told(&story, &ran, args.detail);
+                for one in &vacuous {
+                    line(
+                        &mut report.stderr,
+                        format_args!("note: {}: {one}", path.display()),
+                    );
+                }
+            }
+            Format::Json => all.push(json_of(path, &story, (&ran, &vacuous), seed)),
         }
     }
     if args.output == Format::Json {
@@ -212,7 +232,7 @@ fn told(story: &Story, ran: &Ran, detail: Detail) -> String {
     said
 }
 
-fn json_of(path: &Path, story: &Story, ran: &Ran, seed: u64) -> Value {
+fn json_of(path: &Path, story: &Story, (ran, vacuous): (&Ran, &[Vacuous]), seed: u64) -> Value {
     let expectations: Vec<Value> = ran
         .expectations
         .iter()
@@ -237,8 +257,13 @@ fn json_of(path: &Path, story: &Story, ran: &Ran, seed: u64) -> Value {
         "held": ran.held(),
         "expectations": expectations,
         "failures": failures,
+        "vacuous": vacuous.iter().map(json_of_vacuous).collect::<Vec<Value>>(),
         "fingerprint": ran.fingerprint.to_string(),
     })
+}
+
+fn json_of_vacuous(one: &Vacuous) -> Value {
+    json!({ "code": one.name(), "says": one.to_string() })
 }
 
 pub(super) fn test(args: &TestArgs) -> Done {
@@ -251,11 +276,16 @@ pub(super) fn test(args: &TestArgs) -> Done {
         return Err(Report::bad_input("there is no scenario (*.ron) there"));
     }
     let (mut progress, all) = (Progress::new(), paths.len());
+    let mut vacuous: Vec<(PathBuf, Vec<Vacuous>)> = Vec::new();
     let verdicts: Vec<(PathBuf, Result<(), String>)> = (1..)
         .zip(paths)
         .map(|(n, path): (usize, PathBuf)| {
             progress.say(format_args!("{n} of {all}: {}", path.display()));
-            let verdict = judge(&path, args.update);
+            let verdict = judge(&path, args.update, |story, ran| {
+                if !args.no_vacuity {
+                    vacuous.push((path.clone(), vacuity::find(story, story.seed, ran)));
+                }
+            });
             (path, verdict)
         })
         .collect();
@@ -274,22 +304,34 @@ pub(super) fn test(args: &TestArgs) -> Done {
             let all: Vec<Value> = verdicts
                 .iter()
                 .map(|(path, verdict)| {
+                    let found = vacuous.iter().filter(|(of, _)| of == path);
+                    let found = found.flat_map(|(_, found)| found).map(json_of_vacuous);
                     json!({
                         "path": path.to_string_lossy(),
                         "passed": verdict.is_ok(),
                         "why": verdict.as_ref().err(),
+                        "vacuous": found.collect::<Vec<Value>>(),
                     })
                 })
                 .collect();
             pretty(&json!({ "schema": "podwire.test/v1", "failed": failed, "scenarios": all }))
         }
     };
+    let mut stderr = String::new();
+    if args.output == Format::Text {
+        for (path, found) in &vacuous {
+            for one in found {
+                line(&mut stderr, format_args!("note: {}: {one}", path.display()));
+            }
+        }
+    }
     Ok(Report {
         exit: if failed == 0 {
             Exit::Well
         } else {
             Exit::Failed
         },
+        stderr,
         ..Report::well(stdout)
     })
 }
@@ -311,7 +353,7 @@ fn summary(verdicts: &[(PathBuf, Result<(), String>)], failed: usize) -> String 
 }
 
 /// Runs a scenario, and says why it does not pass.
-fn judge(path: &Path, update: bool) -> Result<(), String> {
+fn judge(path: &Path, update: bool, held: impl FnOnce(&Story, &Ran)) -> Result<(), String> {
     let wrong = path.iter().any(|part| part == "problems");
     let Read { story, said } = read(path);
     match story {
@@ -327,6 +369,7 @@ fn judge(path: &Path, update: bool) -> Result<(), String> {
             if !ran.held() {
                 return Err(failures);
             }
+            held(&story, &ran);
             compare(&path.with_extension("golden"), &plain(&story, &ran), update)
         }
     }

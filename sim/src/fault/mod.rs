@@ -3,6 +3,7 @@
 //! The vocabulary is that of `docs/scenario.md`. A fault changes machines, never objects; what controllers make of it
 //! is their business.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ use podwire_models::kernel::config::{Change, ConfigError};
 use podwire_models::kernel::link::DeviceKind;
 use podwire_models::kernel::netfilter::chain::PortRange;
 use podwire_models::kernel::{Netns, sysctl};
-use podwire_models::wire::{Action, Code, DeciderKind, DevIndex, Head, NetnsId, Transport};
+use podwire_models::wire::{
+    Action, Code, DeciderKind, DevIndex, Head, NetnsId, PacketId, Transport,
+};
 
 use crate::trace::record::Record;
 
@@ -329,6 +332,24 @@ impl Fault {
         }
     }
 
+    /// Whether it touches objects of the cluster, even where no packet comes its way: pods that are gone or not ready.
+    pub const fn touches_objects(&self) -> bool {
+        match self {
+            Self::PodKill { .. } | Self::NodeDown { .. } => true,
+            Self::LinkDown { .. }
+            | Self::Sysctl { .. }
+            | Self::ForwardDrop { .. }
+            | Self::HairpinOff { .. }
+            | Self::RouteLost { .. }
+            | Self::KubeProxyDown { .. }
+            | Self::SnatPorts { .. }
+            | Self::NoConntrackCleanup { .. }
+            | Self::Duplicate { .. }
+            | Self::ConntrackRace { .. }
+            | Self::Acl(_) => false,
+        }
+    }
+
     /// The pod that is gone, if that is the fault.
     pub const fn pod(&self) -> Option<&ObjectKey> {
         match self {
@@ -420,11 +441,17 @@ impl Fault {
                         .ends_with()
                         .is_some_and(|code| code != Code::Ok)
             }),
-            Self::Sysctl { name, .. } => count(&|record| {
-                record.step.by.as_ref().is_some_and(|by| {
-                    by.kind == DeciderKind::Sysctl && by.text.starts_with(name.as_str())
-                })
-            }),
+            Self::Sysctl { on, name, .. } => {
+                let decided = count(&|record| {
+                    record.step.by.as_ref().is_some_and(|by| {
+                        by.kind == DeciderKind::Sysctl && by.text.starts_with(name.as_str())
+                    })
+                });
+                let mut spaces = machines.cluster.iter();
+                let here = spaces.find(|space| *space.name == **on);
+                // A setting that lets something be shows in nothing but what happens where it is.
+                or_present(decided, here.map(|space| space.id), records)
+            }
             Self::ForwardDrop { node } => {
                 let here = on(machines, node);
                 count(&|record| here(record) && dropped(record, Code::NfPolicyDrop))
@@ -445,11 +472,13 @@ impl Fault {
             }
             Self::KubeProxyDown { node } => {
                 let here = on(machines, node);
-                count(&|record| {
+                let asked = count(&|record| {
                     let asked = matches!(&record.step.action,
                         Action::Matched { target, .. } if target.starts_with("DNAT"));
                     here(record) && asked
-                })
+                });
+                // Connections that are known ask no rule.
+                or_present(asked, node::id(machines, node), records)
             }
             Self::NoConntrackCleanup { node } => {
                 let here = on(machines, node);
@@ -521,6 +550,17 @@ fn do_on(machines: &mut Machines, node: &ObjectName, commands: Commands) -> Resu
     Ok(Undo::Commands(id, commands.undo))
 }
 
+/// Returns a number of packets, or, if it is none, how many there were in a namespace at all.
+fn or_present(counted: u64, netns: Option<NetnsId>, records: &[Record]) -> u64 {
+    if counted > 0 || netns.is_none() {
+        return counted;
+    }
+    let here = records.iter().filter(|record| record.place.netns == netns);
+    let packets = here.filter_map(|record| record.step.packet.as_ref());
+    let packets: BTreeSet<PacketId> = packets.map(Head::id).collect();
+    packets.len() as u64
+}
+
 /// Whether a datagram is routed to a Service's address that the node's rules translate: connection tracking knows it otherwise.
 fn passes_by(netns: &Netns, record: &Record) -> bool {
     let (Action::Routed { .. }, Some(Head::Ip { dst, transport, .. })) =
@@ -563,10 +603,7 @@ fn uplink(machines: &Machines, name: &str) -> Result<((NetnsId, DevIndex), Mac),
     Ok(((netns.id, device.index), device.mac))
 }
 
-fn with_cuts(
-    machines: &mut Machines,
-    change: impl FnOnce(&mut std::collections::BTreeSet<(DevIndex, DevIndex)>),
-) {
+fn with_cuts(machines: &mut Machines, change: impl FnOnce(&mut BTreeSet<(DevIndex, DevIndex)>)) {
     let underlay = machines.cluster.netns_mut(machines.underlay);
     let mut devices = underlay
         .into_iter()

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use podwire_models::base::{Dice, ObjectKey, Ratio, Time};
 
 use super::reaches;
+use super::resolve::Doing;
 use super::run::{Attempted, Held, Run};
 use crate::flat::flat_network;
 use crate::scenario::expect::{Condition, Expectation, Invariant, Outcome as Wanted, Reaching};
@@ -208,6 +209,37 @@ impl<D: Dice> Run<'_, D> {
             why: why.join("; "),
         };
         all.into_iter().map(held).collect()
+    }
+
+    /// Faults that touched nothing, unless an expectation says how much they touch: they cannot have shown anything.
+    pub(super) fn inert(&self) -> Vec<Held> {
+        let counted = |id: &str| {
+            let says = |expected: &Expectation| matches!(expected, Expectation::Touched { fault, .. } if fault.as_str() == id);
+            self.story.expect.iter().any(says)
+        };
+        let mut held: Vec<Held> = Vec::new();
+        for (_, doing) in &self.story.agenda {
+            let Doing::Begin { id, fault, .. } = doing else {
+                continue;
+            };
+            let text = format!("{id} touches something");
+            let why = match self.touched.get(id) {
+                None => "it could not begin".to_owned(),
+                Some(0) if !fault.touches_objects() && !counted(id) => format!(
+                    "no packet came its way, so it cannot have shown anything; if that is meant, expect \
+                     Touched(fault: \"{id}\", at_least: 0)"
+                ),
+                Some(_) => continue,
+            };
+            if held.iter().all(|one| one.text != text) {
+                held.push(Held {
+                    text,
+                    held: false,
+                    why,
+                });
+            }
+        }
+        held
     }
 }
 

@@ -2,6 +2,7 @@
 //! attempts. What the agenda asks for has a room each: `live` (objects and controllers), `ready` (who is ready, and its
 //! endpoints), `servers`, `faults`, `commands`, `load`, `churn`, `crash`; `held` and `reaches` find out whether what was expected
 //! held, [`mod@invariants`] is what must hold whatever happens, and `consistent` looks whether it does.
+//! [`mod@vacuity`] finds what could be left out unnoticed.
 //! [`mod@moment`] asks what becomes of one more attempt in the middle of it.
 
 pub mod resolve;
@@ -20,6 +21,7 @@ mod ready;
 pub mod run;
 mod servers;
 pub mod moment;
+pub mod vacuity;
 pub mod writes;
 
 pub use moment::{Moment, at};

@@ -48,6 +48,8 @@ pub struct Ran {
     pub attempts: Vec<Attempted>,
     /// What stood in the way of attempts that failed, the first of each probe and code; empty unless asked for.
     pub blockers: Vec<Failed>,
+    /// How many events there were.
+    pub events: u64,
 }
 
 /// Why an attempt of a probe failed.
@@ -813,6 +815,7 @@ impl<D: Dice> Run<'_, D> {
             .map(|(number, expected)| self.held(number, expected))
             .collect();
         expectations.extend(self.musts());
+        expectations.extend(self.inert());
         if self.endless {
             expectations.push(Held {
                 text: "every attempt ends".into(),
@@ -820,6 +823,7 @@ impl<D: Dice> Run<'_, D> {
                 why: format!("some are still under way {PATIENCE:?} after the last step"),
             });
         }
+        let events = self.simulation.events();
         let trace = self.simulation.recorder.finish(self.names);
         let fingerprint = Fingerprint::of(&trace);
         Ran {
@@ -828,6 +832,7 @@ impl<D: Dice> Run<'_, D> {
             expectations,
             attempts: self.attempts,
             blockers: self.failed,
+            events,
         }
     }
 }

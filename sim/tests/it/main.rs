@@ -27,6 +27,7 @@ mod anchors;
 #[cfg(all(feature = "cli", unix))]
 mod hostile;
 mod walk;
+mod vacuity;
 mod why;
 mod why_rows;
 mod why_drawn;

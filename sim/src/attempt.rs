@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podwire_models::api::{Pod, PodSpec};
+use podwire_models::api::{Pod, PodSpec, Service};
 use podwire_models::base::{Dice, Family, Namespace, Ratio, Time};
 use podwire_models::cluster::install::{Machines, Site};
 use podwire_models::control::dns::flavour::Flavour;
@@ -696,6 +696,53 @@ pub fn or_lagging<'r>(
     } else {
         Code::EpRemovalLag
     }
+}
+
+/// Returns the first step in which a rule of a Service chose an endpoint, and that Service.
+pub fn chosen<'r, 'l>(
+    mut records: impl Iterator<Item = &'r Record>,
+    lab: &'l Lab,
+) -> Option<(&'r Record, &'l Service)> {
+    records.find_map(|record| {
+        let Action::Translated {
+            manip: Manip::Destination,
+            from,
+            undo: false,
+            ..
+        } = &record.step.action
+        else {
+            return None;
+        };
+        Some((record, lab.service_at(from.0)?))
+    })
+}
+
+/// Returns the last step in which a rule sent a packet to the address of a pod that is gone, that pod, and the one that has the
+/// address now, if no slice says that this one is meant.
+pub fn reused<'r, 'l>(
+    records: impl Iterator<Item = &'r Record>,
+    lab: &'l Lab,
+) -> Option<(&'r Record, &'l Pod, &'l Pod)> {
+    let heir = |record: &'r Record| {
+        let Action::Translated {
+            manip: Manip::Destination,
+            from,
+            to,
+            undo: false,
+        } = &record.step.action
+        else {
+            return None;
+        };
+        let gone = lab.gone.get(&to.0)?;
+        let mut pods = lab.objects.pods.values();
+        let now = pods.find(|pod| !pod.spec.host_network && pod.pod_ips.contains(&to.0))?;
+        let service = lab.service_at(from.0)?;
+        let slices = lab.slices_of(&service.key);
+        let mut endpoints = slices.flat_map(|slice| &slice.endpoints);
+        let meant = endpoints.any(|endpoint| endpoint.addresses.contains(&to.0));
+        (!meant && now.key != gone.key).then_some((record, gone, now))
+    };
+    records.filter_map(heir).last()
 }
 
 /// Returns the last step in which a rule sent a packet to a pod that is being deleted, or gone, and that pod.

@@ -105,6 +105,12 @@ codes! {
     EpRemovalLag "EP_REMOVAL_LAG": "a node still sends to a pod that is being deleted, or is gone",
         why "a pod's programs end as soon as its kubelet hears of the deletion, and every node chooses it until its kube-proxy has written rules without it",
         fix "give the containers a preStop hook that sleeps longer than the slowest kube-proxy needs: lifecycle.preStop.sleep.seconds: 5";
+    IpReused "IP_REUSED": "a node sends to the address of a pod that is gone, and another pod has that address now and answers",
+        why "addresses of deleted pods are given out again, soon where a node's range is small, while rules or names still lead to them",
+        fix "look at why the rules lag behind (kube-proxy on that node), give nodes larger ranges, and let clients check whom they talk to (TLS)";
+    ConnPinned "CONN_PINNED": "a connection that lives long stays with the endpoint it was given, although the Service has more of them now",
+        why "kube-proxy chooses an endpoint for a connection, not for a request; HTTP/2 and gRPC clients keep one connection for all their requests",
+        fix "let clients balance requests themselves (gRPC: a headless Service and round_robin), end connections on the server after a while (MAX_CONNECTION_AGE), or put a proxy that knows requests in between";
     StaleRules "STALE_RULES": "a node sends to a pod that is gone, because its kube-proxy has stopped writing rules",
         why "kube-proxy of that node hangs, waits for the lock of iptables, or has lost the API server",
         fix "look at kube-proxy's log on that node, and at the metric kubeproxy_sync_proxy_rules_last_timestamp_seconds; restart it";

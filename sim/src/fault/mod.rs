@@ -396,7 +396,7 @@ impl Fault {
             Self::NoConntrackCleanup { node } => {
                 on_node(node, &[Code::CtPreRule, Code::CtStaleEndpoint])
             }
-            Self::KubeProxyDown { node } => on_node(node, &[Code::StaleRules]),
+            Self::KubeProxyDown { node } => on_node(node, &[Code::StaleRules, Code::IpReused]),
             Self::ConntrackRace { node } => on_node(node, &[Code::CtInsertClash]),
         }
     }

@@ -379,6 +379,10 @@ pub struct Probe {
     pub timeout: Option<Text<Delay>>,
     /// How long it may take in all, the look-up included (`curl --max-time`).
     pub deadline: Option<Text<Delay>>,
+    /// How many requests on one connection, over TCP; 1 if not given.
+    pub requests: Option<u32>,
+    /// Time between an answer and the next request on the connection.
+    pub pause: Option<Text<Delay>>,
     /// Source port, if not an ephemeral one.
     pub source_port: Option<u16>,
     /// Whose resolver it uses: `glibc`, `musl`, `musl-1.2.3` or `go`; glibc if not given.

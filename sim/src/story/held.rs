@@ -185,7 +185,7 @@ impl<D: Dice> Run<'_, D> {
         found.unwrap_or_else(|| self.reaches(expected)).why
     }
 
-    fn ready_at(&self, service: &ObjectKey, at: Time) -> u64 {
+    pub(super) fn ready_at(&self, service: &ObjectKey, at: Time) -> u64 {
         let counts = self.endpoints.iter().rev();
         let mut then = counts.filter(|(since, _)| *since <= at);
         then.find_map(|(_, counts)| counts.get(service).copied())

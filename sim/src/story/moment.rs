@@ -68,6 +68,7 @@ pub fn at(
             from: from.clone(),
             request: request.clone(),
             payload: None,
+            requests: None,
             must: None,
         };
         let number = run.attempt(&attempt, &name);

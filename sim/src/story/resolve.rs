@@ -135,6 +135,8 @@ pub struct Attempt {
     pub request: Request,
     /// Bytes of the request, if not the usual number.
     pub payload: Option<u32>,
+    /// How many requests are made on the one connection, and with which pause, if not one.
+    pub requests: Option<(u32, Duration)>,
     /// Whether it must work.
     pub must: Option<Must>,
 }
@@ -888,6 +890,8 @@ impl Resolver<'_> {
             interval: None,
             timeout: load.timeout.clone(),
             deadline: None,
+            requests: None,
+            pause: None,
             source_port: None,
             resolver: None,
             resolver_port: None,
@@ -1032,6 +1036,24 @@ impl Resolver<'_> {
             );
             self.refuse(probe.payload.as_ref().map(|size| size.mark), &what);
         }
+        let pause = probe.pause.as_ref();
+        let requests = match (probe.requests, pause) {
+            (None, None) => None,
+            (requests, pause) => Some((
+                requests.unwrap_or(1),
+                pause.map_or(Duration::ZERO, |pause| pause.0),
+            )),
+        };
+        if requests.is_some() && l4 != L4::Tcp {
+            self.refuse(
+                Some(probe.id.mark),
+                "several requests on one connection over anything but TCP",
+            );
+        }
+        if requests.is_some_and(|(requests, _)| requests == 0) {
+            let title = "0 is no number of requests";
+            self.problem(ProblemCode::ScnBadValue, probe.id.mark, title, "");
+        }
         request.resolver = ResolverChoice {
             flavour: probe.resolver.as_deref().copied().unwrap_or_default(),
             port: probe.resolver_port,
@@ -1043,6 +1065,7 @@ impl Resolver<'_> {
             from: (*probe.from).clone(),
             request,
             payload,
+            requests,
             must: probe.must,
         })
     }

@@ -101,6 +101,8 @@ pub struct Attempted {
     from: Thing,
     request: Request,
     pub(super) must: Option<Must>,
+    /// How many requests its connection carries.
+    requests: u32,
     app: Option<AppId>,
     place: Place,
     /// The load it is part of.
@@ -548,12 +550,16 @@ impl<D: Dice> Run<'_, D> {
             from: attempt.from.clone(),
             request: attempt.request.clone(),
             must: attempt.must,
+            requests: attempt.requests.map_or(1, |(requests, _)| requests),
             app: None,
             place: Place::CLUSTER,
             load,
         };
         match made {
             Ok((source, mut probe)) => {
+                if let Some((requests, pause)) = attempt.requests {
+                    probe = probe.asking(requests, pause);
+                }
                 if let Some(bytes) = attempt.payload {
                     probe = probe.carrying(bytes);
                 }
@@ -681,7 +687,7 @@ impl<D: Dice> Run<'_, D> {
             };
             let machines = &self.simulation.machines;
             let code = if code == Code::Ok {
-                code
+                self.well(n, &aside)
             } else if self.used_a_stale_answer(n) {
                 Code::DnsStaleAnswer
             } else {
@@ -739,6 +745,23 @@ impl<D: Dice> Run<'_, D> {
         );
         let outcomes = self.simulation.outcomes(app).to_vec();
         self.keep(&who, &request, at, &outcomes);
+    }
+
+    /// Returns with what an attempt that connected ended: well, or not with whom it was meant to.
+    fn well(&self, number: usize, aside: &[Record]) -> Code {
+        let records = || self.records_of(number).chain(aside);
+        if !self.lab.gone.is_empty() && attempt::reused(records(), &self.lab).is_some() {
+            return Code::IpReused;
+        }
+        let attempt = self.attempts.get(number);
+        if let Some(attempt) = attempt.filter(|attempt| attempt.requests > 1)
+            && let Some((_, service)) = attempt::chosen(records(), &self.lab)
+            && self.ready_at(&service.key, self.simulation.now())
+                > self.ready_at(&service.key, attempt.at)
+        {
+            return Code::ConnPinned;
+        }
+        Code::Ok
     }
 
     /// Whether an attempt failed with an answer from a cache that is no longer true.

@@ -154,6 +154,19 @@ impl Probe {
         self
     }
 
+    /// Returns the probe with several requests on its one TCP connection, and a pause between an answer and the next request.
+    #[must_use]
+    pub fn asking(mut self, requests: u32, pause: Duration) -> Self {
+        match &mut self.attempt {
+            Attempt::Tcp(_, settings) => {
+                settings.requests = requests;
+                settings.pause = pause;
+            }
+            Attempt::Udp(..) | Attempt::Sctp(..) | Attempt::Echo(_) => {}
+        }
+        self
+    }
+
     /// Returns the probe with options for its socket. The sockets of the lookup before it have none.
     #[must_use]
     pub const fn with(mut self, options: SocketOptions) -> Self {

@@ -6,13 +6,13 @@ use podwire_models::control::termination;
 use podwire_models::wire::Code;
 
 use super::{Case, Finding, maker};
-use crate::attempt::lagging as found;
+use crate::attempt;
 use crate::controllers::{ENDPOINT_SYNC, KUBELET_WATCH, PROXY_SYNC, runner::MIN_SYNC};
 
 /// A node's rules still lead to a pod that is being deleted, or gone.
 pub(super) fn lagging(case: &Case<'_>) -> Option<Finding> {
     let trace = &case.attempted.trace;
-    let (record, pod) = found(trace.records.iter(), case.lab)?;
+    let (record, pod) = attempt::lagging(trace.records.iter(), case.lab)?;
     let node = trace.names.node_at(&record.place)?;
     let code = case.attempted.code;
     if code == Code::StaleRules {
@@ -50,6 +50,30 @@ pub(super) fn lagging(case: &Case<'_>) -> Option<Finding> {
     let fix = "add a preStop hook to its containers that sleeps longer: lifecycle: {preStop: {sleep: {seconds: 5}}}";
     let finding = Finding::of(code, &made_by, origin);
     Some(finding.saying(says, fix.to_owned()))
+}
+
+/// A node's rules lead to the address of a pod that is gone, which another pod has now.
+pub(super) fn reused(case: &Case<'_>) -> Option<Finding> {
+    let trace = &case.attempted.trace;
+    let (record, gone, now) = attempt::reused(trace.records.iter(), case.lab)?;
+    let node = trace.names.node_at(&record.place)?;
+    let ip = now.pod_ips.first()?;
+    let object = ObjectRef::cluster(Kind::Node, node.parse().ok()?);
+    let stopped = case.lab.stopped.iter().any(|name| name.as_str() == node);
+    let lags = if stopped {
+        "has stopped"
+    } else {
+        "lags behind"
+    };
+    let says = format!(
+        "{ip} was pod {}'s, which is gone, and is pod {}'s now; kube-proxy on {node} {lags}, and its rules still lead there",
+        gone.key, now.key
+    );
+    let fix = format!(
+        "let kube-proxy on {node} write its rules (restart it), and give nodes ranges in which addresses come back late"
+    );
+    let finding = Finding::of(case.attempted.code, &object, OriginId::NONE).saying(says, fix);
+    Some(finding.shown_by(format!("kubectl get pods -A -o wide | grep {ip}")))
 }
 
 fn has_hook(pod: &Pod) -> bool {

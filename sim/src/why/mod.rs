@@ -7,7 +7,7 @@
 //! first one first.
 //!
 //! Reading order: this file (the loop, and what is known of an attempt), [`service`] (selectors, ports, readiness),
-//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `leaving` (pods that are deleted), `size` (what is too large for a link), `way` (routes and rules that are missing, ranges that overlap), `back` (answers that take another way), `nat` (translation), `neighbours` (their table), [`evidence`].
+//! [`policy`], [`name`] (DNS), [`machine`] (settings, links, nodes), `leaving` (pods that are deleted), `pinned` (connections that stay where they are), `size` (what is too large for a link), `way` (routes and rules that are missing, ranges that overlap), `back` (answers that take another way), `nat` (translation), `neighbours` (their table), [`evidence`].
 //!
 //! # Fidelity
 //! Intentions are guessed: of two values that ought to be equal, the one that fewer other objects use is taken to be
@@ -36,6 +36,7 @@ pub mod policy;
 pub mod service;
 mod back;
 mod leaving;
+mod pinned;
 mod nat;
 mod neighbours;
 mod size;
@@ -258,6 +259,10 @@ impl<'a> Case<'a> {
             name::unresolved(self)
         } else if code == Code::CtStaleEndpoint {
             machine::stale(self)
+        } else if code == Code::IpReused {
+            leaving::reused(self)
+        } else if code == Code::ConnPinned {
+            pinned::pinned(self)
         } else if matches!(code, Code::EpRemovalLag | Code::StaleRules) {
             leaving::lagging(self)
         } else if code == Code::CtInvalid {

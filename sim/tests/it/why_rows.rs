@@ -113,6 +113,20 @@ const ROWS: &[Row] = &[
         "gc_thresh3",
         &["is 6 on node-a", "6 neighbours in use"],
     ),
+    (
+        "56-pinned_connection",
+        "pinned",
+        "Service/shop/cart",
+        "name: cart",
+        &["once for each connection", "shop/cart-0", "4 endpoints"],
+    ),
+    (
+        "58-address_reused",
+        "wrong",
+        "Node//node-a",
+        "KubeProxyDown",
+        &["was pod shop/cart's", "pod bank/ledger", "has stopped"],
+    ),
 ];
 
 #[test]

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::api::{Pod, PodSpec, Service};
-use podwire_models::base::{Dice, Family, Namespace, Ratio, Time};
+use podwire_models::base::{Dice, Family, Namespace, Protocol, Ratio, Time};
 use podwire_models::cluster::install::{Machines, Site};
 use podwire_models::control::dns::flavour::Flavour;
 use podwire_models::control::dns::resolver::ResolvConf;
 use podwire_models::control::dns::settings::DnsSettings;
+use podwire_models::control::policy::Flow;
 use podwire_models::control::proxy::iptables::translates;
 use podwire_models::kernel::conntrack::Entry;
 use podwire_models::wire::{
@@ -696,6 +697,28 @@ pub fn or_lagging<'r>(
     } else {
         Code::EpRemovalLag
     }
+}
+
+/// Returns the ends between which an attempt over the request's protocol was let through, as policies see them: the client, and the
+/// pod that answered.
+pub fn ends<'r>(
+    records: impl Iterator<Item = &'r Record>,
+    l4: L4,
+    outcome: &ProbeOutcome,
+) -> Option<(IpAddr, IpAddr, Flow)> {
+    let (server, port) = outcome.backend?;
+    let sent = |record: &'r Record| match (&record.step.action, &record.step.packet) {
+        (Action::Sent, Some(Head::Ip { src, transport, .. })) if transport.l4() == l4 => Some(*src),
+        _ => None,
+    };
+    let client = records.filter_map(sent).last()?;
+    let flow = match l4 {
+        L4::Tcp => Flow::Port(Protocol::Tcp, port),
+        L4::Udp => Flow::Port(Protocol::Udp, port),
+        L4::Sctp => Flow::Port(Protocol::Sctp, port),
+        L4::Icmp => Flow::Other,
+    };
+    Some((client, server, flow))
 }
 
 /// Returns the first step in which a rule of a Service chose an endpoint, and that Service.

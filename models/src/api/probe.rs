@@ -107,6 +107,24 @@ impl Handler {
         }
     }
 
+    /// Returns what the kubelet says of a connection that nobody answers.
+    pub fn timed_out(&self, ip: IpAddr, port: u16) -> String {
+        let at = std::net::SocketAddr::new(ip, port);
+        match self {
+            Self::HttpGet { path, scheme, .. } => {
+                let scheme = scheme.as_deref().unwrap_or("HTTP").to_ascii_lowercase();
+                format!(
+                    "Readiness probe failed: Get \"{scheme}://{at}{path}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+                )
+            }
+            Self::TcpSocket { .. } => format!("Readiness probe failed: dial tcp {at}: i/o timeout"),
+            Self::Grpc { .. } => format!(
+                "Readiness probe failed: timeout: failed to connect service \"{at}\" within 1s: context deadline exceeded"
+            ),
+            Self::Exec { .. } => "Readiness probe failed".to_owned(),
+        }
+    }
+
     /// Returns what the kubelet says of a refused connection.
     pub fn refused(&self, ip: IpAddr, port: u16) -> String {
         let at = std::net::SocketAddr::new(ip, port);

@@ -54,6 +54,8 @@ pub struct Site {
     pub more_addresses: Vec<(ObjectName, IpNet)>,
     /// Further interfaces of nodes, in networks of their own.
     pub nics: Vec<Nic>,
+    /// Whether policies are asked about what a node sends its own pods, kubelets' probes among it, which every plugin should let through.
+    pub nodes_policed: bool,
     /// Where settings were written, by name: `pod_cidr`, `host/office`, `nics/node-a`.
     pub written: BTreeMap<Arc<str>, OriginId>,
 }
@@ -118,6 +120,7 @@ impl Default for Site {
             dns: DnsSettings::default(),
             more_addresses: Vec::new(),
             nics: Vec::new(),
+            nodes_policed: false,
             written: BTreeMap::new(),
         }
     }

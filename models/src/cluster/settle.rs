@@ -41,7 +41,15 @@ pub struct Allocators {
     pools: BTreeMap<ObjectName, Vec<HostLocal>>,
     /// What the scheduler knows of the nodes; nothing if it has to look at all pods.
     loads: Option<Loads>,
+    /// Nodes whose container runtime has no network configuration (`/etc/cni/net.d` is empty).
+    pub uninitialized: BTreeSet<ObjectName>,
+    /// Nodes on which CNI DEL fails and nobody tries again: addresses of pods that go stay taken.
+    pub leaking: BTreeSet<ObjectName>,
 }
+
+/// What kubelet's event says of a pod on a node whose runtime has no network configuration.
+const NETWORK_NOT_READY: &str = "NetworkNotReady: network is not ready: container runtime network not ready: NetworkReady=false \
+                                 reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized";
 
 /// Fills in everything a settled cluster has; `nodes` machines are made up if the input has none.
 pub fn settle(objects: &mut Objects, site: &Site, nodes: u32) -> (Allocators, Vec<Shortfall>) {
@@ -459,12 +467,23 @@ fn settle_one(
     let mut ips = pod.pod_ips.clone();
     if ips.is_empty() && spec.host_network {
         ips = node_ips;
+    } else if ips.is_empty() && allocators.uninitialized.contains(&node) {
+        shortfalls.push(Shortfall {
+            code: Code::CniUninitialized,
+            object: object.clone(),
+            says: NETWORK_NOT_READY.to_owned(),
+            origin,
+        });
     } else if ips.is_empty() {
         for pool in allocators.pools.get_mut(&node).into_iter().flatten() {
             match pool.allocate(&key.to_string()) {
                 Ok(ip) => ips.push(ip),
                 Err(why) => {
-                    let says = format!("FailedCreatePodSandBox: {why}");
+                    let leaked = match pool.leaked() {
+                        0 => String::new(),
+                        leaked => format!(", {leaked} of them are of pods that are gone"),
+                    };
+                    let says = format!("FailedCreatePodSandBox: {why}{leaked}");
                     let (code, object) = (Code::IpamExhausted, object.clone());
                     shortfalls.push(Shortfall {
                         code,
@@ -545,13 +564,25 @@ impl Allocators {
         let owner = pod.key.to_string();
         let pools = self.pools.values_mut().flatten();
         let lends = |pool: &&mut HostLocal| pod.pod_ips.iter().any(|ip| pool.range().contains(ip));
+        let node = pod.node_name.as_ref();
+        let leaks = node.is_some_and(|node| self.leaking.contains(node));
         for pool in pools.filter(lends) {
-            pool.release(&owner);
+            if leaks {
+                pool.leak(&owner);
+            } else {
+                pool.release(&owner);
+            }
         }
         let node = pod.node_name.as_ref().filter(|_| !pod.ended());
         if let (Some(loads), Some(node)) = (&mut self.loads, node) {
             loads.remove(node, pod);
         }
+    }
+
+    /// Returns how many addresses of a node are taken and nobody has them.
+    pub fn leaked(&self, node: &ObjectName) -> usize {
+        let pools = self.pools.get(node).into_iter().flatten();
+        pools.map(HostLocal::leaked).sum()
     }
 
     /// Nodes have come or gone: the scheduler looks at all pods again.

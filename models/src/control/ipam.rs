@@ -160,6 +160,18 @@ impl HostLocal {
         self.leases.retain(|_, of| &**of != owner);
     }
 
+    /// An owner goes without giving its addresses back: they stay taken, and nobody has them.
+    pub fn leak(&mut self, owner: &str) {
+        for of in self.leases.values_mut().filter(|of| ***of == *owner) {
+            *of = "".into();
+        }
+    }
+
+    /// Returns how many addresses are taken by nobody.
+    pub fn leaked(&self) -> usize {
+        self.leases.values().filter(|of| of.is_empty()).count()
+    }
+
     /// Returns who has which address.
     pub fn leases(&self) -> impl Iterator<Item = (IpAddr, &str)> {
         self.leases.iter().map(|(ip, of)| (*ip, &**of))
@@ -247,6 +259,10 @@ mod tests {
             Ok(want.clone())
         );
         assert!(pool.allocate("late").is_err());
+        pool.leak("p4");
+        pool.release("p4");
+        assert!(pool.allocate("late").is_err(), "nobody gives it back");
+        assert_eq!(pool.leaked(), 1);
         pool.release("p3");
         pool.release("p0");
         assert_eq!(pool.allocate("x").ok(), want.first().copied());

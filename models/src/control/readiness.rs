@@ -17,8 +17,8 @@
 //! # Fidelity
 //! What a process answers is not known: who listens on the port of an `httpGet`, `tcpSocket` or `grpc` probe answers it
 //! well, whatever its path, and commands (`exec`) and probes of other hosts succeed. A container that declares no port
-//! at all is believed to listen where its own probe asks. Probes send no packets: the kubelet's own node is let through
-//! by every plugin that is modelled. Startup and liveness probes are not modelled, so nothing is restarted.
+//! at all is believed to listen where its own probe asks. Probes send no packets: whoever asks looks at listeners, and at
+//! policies where a plugin does not let a pod's own node through (`lab::kubelet`). Startup and liveness probes are not modelled, so nothing is restarted.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -105,6 +105,12 @@ codes! {
     EpRemovalLag "EP_REMOVAL_LAG": "a node still sends to a pod that is being deleted, or is gone",
         why "a pod's programs end as soon as its kubelet hears of the deletion, and every node chooses it until its kube-proxy has written rules without it",
         fix "give the containers a preStop hook that sleeps longer than the slowest kube-proxy needs: lifecycle.preStop.sleep.seconds: 5";
+    NpProbeBlocked "NP_PROBE_BLOCKED": "policies keep a pod's own kubelet out, so its readiness probe is never answered",
+        why "the network plugin asks its policies about a pod's own node too, which it should let through (Cilium with allow-localhost=policy)",
+        fix "let the plugin spare a pod's own node (Cilium: --allow-localhost=always), or let an ingress rule allow the nodes' addresses (ipBlock) on the probe's port";
+    NpLag "NP_LAG": "a policy denies this connection, and the agents had not programmed it yet, so it was let in",
+        why "agents hear of a policy, or of a new pod's address and labels, a little after the API server; what connects before that is judged as it was before",
+        fix "do not rely on policies in a pod's first moments: let it wait until a connection that must fail fails (an init container), or use a plugin that holds pods back until their policies are programmed";
     IpReused "IP_REUSED": "a node sends to the address of a pod that is gone, and another pod has that address now and answers",
         why "addresses of deleted pods are given out again, soon where a node's range is small, while rules or names still lead to them",
         fix "look at why the rules lag behind (kube-proxy on that node), give nodes larger ranges, and let clients check whom they talk to (TLS)";
@@ -251,6 +257,9 @@ codes! {
     PodGone "POD_GONE": "the pod that had this address no longer exists",
         why "it was deleted or killed and the sender still uses its address",
         fix "let clients look the name up again";
+    CniUninitialized "CNI_UNINITIALIZED": "the container runtime of the node has no network configuration, so no pod with a network of its own starts there",
+        why "the network plugin has not written its configuration to /etc/cni/net.d of that node: its DaemonSet does not run there, or its pod fails",
+        fix "look at the plugin's pod on that node and at its log (kubectl -n kube-system get pods -o wide), and at /etc/cni/net.d";
     IpamExhausted "IPAM_EXHAUSTED": "no free address is left in the node's pod range",
         why "more pods on the node than its podCIDR has addresses",
         fix "use a larger podCIDR per node, or fewer pods per node";

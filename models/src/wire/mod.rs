@@ -21,5 +21,5 @@ pub use packet::{
     Quoted, QuotedTransport, Sctp, SctpChunk, Tcp, TcpFlags, Transport, Udp, Vxlan,
 };
 pub use place::{DevIndex, NetnsId, Place, Stage};
-pub use step::{Action, Decider, DeciderKind, Head, Manip, NoRecorder, Recorder, Step};
+pub use step::{Action, Counted, Decider, DeciderKind, Head, Manip, NoRecorder, Recorder, Step};
 pub use tuple::{FiveTuple, L4};

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::message::Message;
+use super::tuple::L4;
 use crate::base::{Errno, Family, Mac};
 
 /// Identifies one packet from the moment it is sent until it ends; a forwarded or translated packet keeps it.
@@ -118,6 +119,18 @@ pub enum Transport {
     Sctp(Sctp),
     /// `ICMP` (RFC 792) or `ICMPv6` (RFC 4443, RFC 4861), by the packet's family.
     Icmp(Icmp),
+}
+
+impl Transport {
+    /// Returns which protocol it is.
+    pub const fn l4(&self) -> L4 {
+        match self {
+            Self::Tcp(_) => L4::Tcp,
+            Self::Udp(_) => L4::Udp,
+            Self::Sctp(_) => L4::Sctp,
+            Self::Icmp(_) => L4::Icmp,
+        }
+    }
 }
 
 /// TCP header fields that decide anything here.

@@ -357,6 +357,35 @@ pub enum Manip {
     Destination,
 }
 
+/// What a fault touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Counted {
+    /// Packets on their way.
+    Packets,
+    /// Pods that do not start.
+    Pods,
+    /// Addresses that nobody can have.
+    Addresses,
+}
+
+impl Counted {
+    /// Whether these are packets, as with most faults.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+    const fn is_packets(&self) -> bool {
+        matches!(self, Self::Packets)
+    }
+
+    /// Returns the word for one of them, and for several.
+    pub const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Packets => ("packet", "packets"),
+            Self::Pods => ("pod", "pods"),
+            Self::Addresses => ("address", "addresses"),
+        }
+    }
+}
+
 /// What was decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Action {
@@ -549,8 +578,11 @@ pub enum Action {
     FaultEnded {
         /// Its name.
         fault: String,
-        /// How many packets it touched.
+        /// How many it touched.
         touched: u64,
+        /// How many of what.
+        #[serde(skip_serializing_if = "Counted::is_packets")]
+        of: Counted,
     },
     /// A sentence for the story.
     Note {

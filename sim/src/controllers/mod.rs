@@ -50,6 +50,15 @@ pub const ZONE_SYNC: Duration = Duration::from_millis(50);
 /// From a new pod to its first ready moment: scheduling, sandbox, CNI ADD and containers whose images are there.
 pub const POD_START: Duration = Duration::from_secs(2);
 
+/// From a pod that could not be started to its kubelet's next try: `backOffPeriod` (`pkg/kubelet/kubelet.go`).
+///
+/// # Fidelity
+/// The real one is up to half as long again, by chance.
+pub const SANDBOX_RETRY: Duration = Duration::from_secs(10);
+
+/// The same where the network of the node is not ready: `backOffOnTransientErrorPeriod` (`pkg/kubelet/pod_workers.go`).
+pub const NETWORK_RETRY: Duration = Duration::from_secs(1);
+
 /// From a change of pods or Services to the slices that say so: watch and work queue.
 pub const ENDPOINT_SYNC: Duration = Duration::from_millis(50);
 

@@ -95,6 +95,17 @@ pub enum Fault {
         /// How many.
         count: u32,
     },
+    /// The container runtime of a node has lost its network configuration: the node is not ready, and no pod starts there. Those that run
+    /// go on. Whoever runs the control plane passes the node over.
+    CniMissing {
+        /// Which.
+        node: ObjectName,
+    },
+    /// CNI DEL fails on a node and nobody tries again: addresses of pods that go stay taken, also when the fault is over.
+    IpLeak {
+        /// Which.
+        node: ObjectName,
+    },
     /// kube-proxy of a node writes its rules, and cannot delete entries of connection tracking. Its machine stays as it is: whoever
     /// runs the control plane passes that over.
     NoConntrackCleanup {
@@ -162,6 +173,12 @@ impl Fault {
             } => format!(
                 "the next {count} segments with data from {from} to {to} come again {after:?} later"
             ),
+            Self::CniMissing { node } => {
+                format!("/etc/cni/net.d of node/{node} is empty: the node is not ready")
+            }
+            Self::IpLeak { node } => {
+                format!("CNI DEL fails on node/{node}: addresses are not given back")
+            }
             Self::NoConntrackCleanup { node } => {
                 format!("kube-proxy of node/{node} cannot delete entries of connection tracking")
             }
@@ -270,7 +287,10 @@ impl Fault {
                 let commands = node::route_lost(node::netns(machines, node)?, *to)?;
                 do_on(machines, node, commands)
             }
-            Self::KubeProxyDown { node } | Self::NoConntrackCleanup { node } => {
+            Self::KubeProxyDown { node }
+            | Self::NoConntrackCleanup { node }
+            | Self::CniMissing { node }
+            | Self::IpLeak { node } => {
                 node::netns(machines, node)?;
                 Ok(Undo::Nothing)
             }
@@ -328,6 +348,8 @@ impl Fault {
             | Self::RouteLost { .. }
             | Self::SnatPorts { .. }
             | Self::NoConntrackCleanup { .. }
+            | Self::CniMissing { .. }
+            | Self::IpLeak { .. }
             | Self::KubeProxyDown { .. } => self.seen(machines, records, pod),
         }
     }
@@ -336,7 +358,9 @@ impl Fault {
     pub const fn touches_objects(&self) -> bool {
         match self {
             Self::PodKill { .. } | Self::NodeDown { .. } => true,
-            Self::LinkDown { .. }
+            Self::CniMissing { .. }
+            | Self::IpLeak { .. }
+            | Self::LinkDown { .. }
             | Self::Sysctl { .. }
             | Self::ForwardDrop { .. }
             | Self::HairpinOff { .. }
@@ -363,6 +387,8 @@ impl Fault {
             | Self::KubeProxyDown { .. }
             | Self::SnatPorts { .. }
             | Self::NoConntrackCleanup { .. }
+            | Self::CniMissing { .. }
+            | Self::IpLeak { .. }
             | Self::Duplicate { .. }
             | Self::ConntrackRace { .. }
             | Self::Acl(_) => None,
@@ -396,6 +422,8 @@ impl Fault {
             Self::NoConntrackCleanup { node } => {
                 on_node(node, &[Code::CtPreRule, Code::CtStaleEndpoint])
             }
+            Self::CniMissing { node } => on_node(node, &[Code::CniUninitialized]),
+            Self::IpLeak { node } => on_node(node, &[Code::IpamExhausted]),
             Self::KubeProxyDown { node } => on_node(node, &[Code::StaleRules, Code::IpReused]),
             Self::ConntrackRace { node } => on_node(node, &[Code::CtInsertClash]),
         }
@@ -493,7 +521,11 @@ impl Fault {
                     here(record) && asked
                 })
             }
-            Self::ConntrackRace { .. } | Self::Duplicate { .. } | Self::Acl(_) => 0,
+            Self::ConntrackRace { .. }
+            | Self::Duplicate { .. }
+            | Self::CniMissing { .. }
+            | Self::IpLeak { .. }
+            | Self::Acl(_) => 0,
         }
     }
 }

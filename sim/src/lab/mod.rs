@@ -1,6 +1,6 @@
 //! From objects to a running cluster: settled, installed, programmed, with a server behind every declared port.
 //!
-//! Reading order: this file, then `proxies` (how the nodes come by their rules).
+//! Reading order: this file, then `proxies` (how the nodes come by their rules), `kubelet` (probes that policies keep out).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,7 +12,6 @@ use podwire_models::base::{Dice, Namespace, ObjectKey, ObjectName, Protocol};
 use podwire_models::cluster::api_server;
 use podwire_models::cluster::install::{InstallError, Machines, Site};
 use podwire_models::cluster::settle::{self, Allocators, Shortfall};
-use podwire_models::control::cni::Cni;
 use podwire_models::control::dns::records::Zone;
 use podwire_models::control::endpoints;
 use podwire_models::control::policy::Policies;
@@ -30,6 +29,7 @@ use crate::trace::names::Names;
 use crate::traffic::coredns::{self, Crash, NameServer};
 use crate::traffic::{sctp, tcp, udp};
 
+pub mod kubelet;
 mod proxies;
 
 /// How a cluster is to be built.
@@ -75,6 +75,8 @@ pub struct Lab {
     pub in_full: bool,
     /// Whether agents on the nodes know of policies.
     pub policed: bool,
+    /// Pods whose readiness probes policies keep out.
+    pub shut: BTreeSet<ObjectKey>,
     /// Pods that were deleted, by the addresses they had.
     pub gone: BTreeMap<IpAddr, Pod>,
     /// Name servers that have ended by themselves.
@@ -107,7 +109,7 @@ impl Lab {
         let (mut machines, errors) = Machines::install(&objects, &plan.site);
         shortfalls.extend(errors.into_iter().map(refused));
         let zone = zone(&objects, &slices, &plan.site);
-        let policed = program_agents(&mut machines, &objects, plan.site.cni, false);
+        let policed = program_agents(&mut machines, &objects, &plan.site, false);
         let mut lab = Self {
             plan,
             written: objects.endpoint_slices.len(),
@@ -126,7 +128,9 @@ impl Lab {
             crashes: BTreeMap::new(),
             revision: 0,
             synced: BTreeMap::new(),
+            shut: BTreeSet::new(),
         };
+        lab.close_gate();
         let mut machines = std::mem::take(&mut lab.machines);
         lab.program(&mut machines, &Dirty::All);
         lab.machines = machines;
@@ -135,7 +139,7 @@ impl Lab {
 
     /// Tells the agents on all nodes which policies there are, and who has which address and labels.
     pub fn enforce(&mut self, machines: &mut Machines) {
-        self.policed = program_agents(machines, &self.objects, self.plan.site.cni, self.policed);
+        self.policed = program_agents(machines, &self.objects, &self.plan.site, self.policed);
     }
 
     /// Returns the names of all places, for traces.
@@ -504,17 +508,24 @@ fn zone(objects: &Objects, slices: &[EndpointSlice], site: &Site) -> Zone {
 }
 
 /// Gives every node its policy agent, if there are policies. `before` tells whether there were any.
-fn program_agents(machines: &mut Machines, objects: &Objects, cni: Cni, before: bool) -> bool {
+fn program_agents(machines: &mut Machines, objects: &Objects, site: &Site, before: bool) -> bool {
     let wanted = !objects.network_policies.is_empty() || !objects.cluster_policies.is_empty();
     if !wanted && !before {
         return false;
     }
-    let policies = wanted.then(|| Arc::new(Policies::new(Arc::new(objects.clone()))));
+    let policies = wanted.then(|| {
+        let policies = Policies::new(Arc::new(objects.clone()));
+        Arc::new(if site.nodes_policed {
+            policies.asked_about_nodes()
+        } else {
+            policies
+        })
+    });
     for (name, machine) in machines.nodes.iter() {
         let agent = policies.as_ref().map(|policies| {
             let agent: Arc<dyn Agent> = Arc::new(NodeAgent {
                 policies: Arc::clone(policies),
-                enforcer: cni.enforcer(),
+                enforcer: site.cni.enforcer(),
                 node: name.clone(),
             });
             agent

@@ -107,12 +107,13 @@ pub fn say(step: &Step) -> Words {
         }
         Action::Changed { what } => ("changed", what.clone()),
         Action::FaultBegan { fault, what } => ("fault", format!("{fault} begins: {what}")),
-        Action::FaultEnded { fault, touched } => {
-            let packets = match touched {
-                1 => "1 packet".to_owned(),
-                n => format!("{n} packets"),
-            };
-            ("fault", format!("{fault} ends: it touched {packets}"))
+        Action::FaultEnded { fault, touched, of } => {
+            let (one, several) = of.words();
+            let what = if *touched == 1 { one } else { several };
+            (
+                "fault",
+                format!("{fault} ends: it touched {touched} {what}"),
+            )
         }
         Action::Admitted => ("admit", "a policy allows it".to_owned()),
         Action::NotEnforced { code } => (

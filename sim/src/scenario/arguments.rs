@@ -26,6 +26,8 @@ pub const NAMES: &[(&str, &[&str])] = &[
     ("HairpinOff", &["node"]),
     ("RouteLost", &["node", "to"]),
     ("KubeProxyDown", &["node"]),
+    ("CniMissing", &["node"]),
+    ("IpLeak", &["node"]),
     ("ConntrackRace", &["node"]),
     ("SnatPorts", &["node", "ports"]),
     ("NoConntrackCleanup", &["node"]),

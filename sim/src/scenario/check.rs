@@ -367,6 +367,8 @@ impl Check<'_> {
             | FaultKind::ConntrackRace { node }
             | FaultKind::SnatPorts { node, .. }
             | FaultKind::NoConntrackCleanup { node }
+            | FaultKind::CniMissing { node }
+            | FaultKind::IpLeak { node }
             | FaultKind::KubeProxyDown { node } => self.node(node, machines),
             FaultKind::PodKill { pod: on } | FaultKind::Sysctl { on, .. } => {
                 self.thing(on, machines);

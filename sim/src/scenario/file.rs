@@ -83,6 +83,30 @@ pub struct ClusterFile {
     pub kube_proxy: KubeProxy,
     /// Names outside, and what the name service can take.
     pub dns: Dns,
+    /// Whether policies are asked about what a node sends its own pods, as Cilium does with `--allow-localhost=policy`: `"policy"`; or not,
+    /// `"always"`.
+    pub allow_localhost: Option<Text<AllowLocalhost>>,
+}
+
+/// When a pod's own node is let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllowLocalhost {
+    /// Whatever the policies say.
+    Always,
+    /// Where the policies allow it.
+    Policy,
+}
+
+impl std::str::FromStr for AllowLocalhost {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "always" => Ok(Self::Always),
+            "policy" => Ok(Self::Policy),
+            _ => Err("expected always or policy"),
+        }
+    }
 }
 
 /// The nodes' `resolv.conf`, the names outside, and what the replicas of `CoreDNS` can take.
@@ -537,6 +561,16 @@ pub enum FaultKind {
     },
     /// kube-proxy of a node does nothing any more: the rules stay as they are.
     KubeProxyDown {
+        /// Which.
+        node: Text<ObjectName>,
+    },
+    /// A node's container runtime has lost its network configuration: no pod starts there, and the node is not ready.
+    CniMissing {
+        /// Which.
+        node: Text<ObjectName>,
+    },
+    /// CNI DEL fails on a node: addresses of pods that go stay taken.
+    IpLeak {
         /// Which.
         node: Text<ObjectName>,
     },

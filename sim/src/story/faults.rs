@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use podwire_models::base::{Dice, ObjectKey};
+use podwire_models::api::{Taint, TaintEffect};
+use podwire_models::base::{Dice, ObjectKey, ObjectName};
 use podwire_models::control::readiness;
-use podwire_models::wire::Action;
+use podwire_models::wire::{Action, Code, Counted};
 
 use super::run::{Run, Task};
 use crate::controllers::dirty::Dirty;
@@ -88,6 +89,7 @@ impl<D: Dice> Run<'_, D> {
         let pod = pod.and_then(|pod| self.lab.objects.pods.get(pod));
         let machines = &self.simulation.machines;
         let count = active.fault.touched(id, machines, since, pod);
+        let count = count + self.objects_touched(&active.fault);
         let all = self.touched.entry(id.to_owned()).or_default();
         *all += count;
         *all
@@ -103,8 +105,76 @@ impl<D: Dice> Run<'_, D> {
             self.attach(pod);
         }
         let fault = id.to_owned();
-        self.note(Action::FaultEnded { fault, touched });
+        let of = match &active.fault {
+            Fault::CniMissing { .. } => Counted::Pods,
+            Fault::IpLeak { .. } => Counted::Addresses,
+            Fault::LinkDown { .. }
+            | Fault::NodeDown { .. }
+            | Fault::PodKill { .. }
+            | Fault::Sysctl { .. }
+            | Fault::ForwardDrop { .. }
+            | Fault::HairpinOff { .. }
+            | Fault::RouteLost { .. }
+            | Fault::KubeProxyDown { .. }
+            | Fault::NoConntrackCleanup { .. }
+            | Fault::SnatPorts { .. }
+            | Fault::Duplicate { .. }
+            | Fault::ConntrackRace { .. }
+            | Fault::Acl(_) => Counted::Packets,
+        };
+        self.note(Action::FaultEnded { fault, touched, of });
         self.react(&active.fault, true);
+    }
+
+    /// Counts what a fault of the control plane has touched.
+    fn objects_touched(&self, fault: &Fault) -> u64 {
+        if let Fault::IpLeak { node } = fault {
+            return self.lab.allocators.leaked(node) as u64;
+        }
+        let Fault::CniMissing { node } = fault else {
+            return 0;
+        };
+        let waiting = self.lab.shortfalls.iter().filter(|shortfall| {
+            let mut pods = self.lab.objects.pods.values();
+            shortfall.code == Code::CniUninitialized
+                && pods.any(|pod| {
+                    pod.node_name.as_ref() == Some(node)
+                        && shortfall.object == format!("Pod/{}", pod.key)
+                })
+        });
+        waiting.count() as u64
+    }
+
+    /// A node's kubelet finds that there is no network configuration, or that it is back: the node is ready or not, and the scheduler
+    /// hears of it by a taint.
+    fn network_plugin(&mut self, name: &ObjectName, there: bool) {
+        let taint = Taint {
+            key: "node.kubernetes.io/not-ready".into(),
+            value: "".into(),
+            effect: TaintEffect::NoSchedule,
+        };
+        let allocators = &mut self.lab.allocators;
+        let missing = &mut allocators.uninitialized;
+        if there {
+            missing.remove(name);
+        } else {
+            missing.insert(name.clone());
+        }
+        allocators.look_again();
+        if let Some(node) = self.lab.objects.nodes.get_mut(name) {
+            node.ready = Some(there);
+            node.taints.retain(|one| *one != taint);
+            if !there {
+                node.taints.push(taint);
+            }
+        }
+        let word = if there { "ready" } else { "not ready" };
+        self.note(Action::Changed {
+            what: format!("Node/{name} is {word}"),
+        });
+        if there {
+            self.place_pending();
+        }
     }
 
     /// Lets controllers notice that pods have gone, or are back.
@@ -138,6 +208,15 @@ impl<D: Dice> Run<'_, D> {
                     self.plan_once(PROXY_SYNC, Task::Rules);
                 } else {
                     self.lab.stopped.insert(node.clone());
+                }
+            }
+            Fault::CniMissing { node } => self.network_plugin(node, ended),
+            Fault::IpLeak { node } => {
+                let leaking = &mut self.lab.allocators.leaking;
+                if ended {
+                    leaking.remove(node);
+                } else {
+                    leaking.insert(node.clone());
                 }
             }
             Fault::NoConntrackCleanup { node } => {

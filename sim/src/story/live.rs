@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::api::{
-    ClusterIp, Kind, Node, Object, ObjectRef, Pod, Service, Workload, WorkloadKind,
+    ClusterIp, Kind, Node, Object, ObjectRef, Phase, Pod, Service, Workload, WorkloadKind,
 };
 use podwire_models::base::{Dice, Namespace, ObjectKey, Time};
-use podwire_models::cluster::settle;
+use podwire_models::cluster::settle::{self, Shortfall};
 use podwire_models::control::{endpoints, readiness, rollout, termination};
-use podwire_models::wire::Action;
+use podwire_models::wire::{Action, Code};
 
 use super::run::{Run, Task};
 use super::writes::Change;
 use crate::controllers::dirty::Dirty;
 use crate::controllers::{
-    CONTROLLER_SYNC, ENDPOINT_SYNC, KUBELET_WATCH, POD_START, POD_TEARDOWN, POLICY_SYNC, PROXY_SYNC,
+    CONTROLLER_SYNC, ENDPOINT_SYNC, KUBELET_WATCH, NETWORK_RETRY, POD_START, POD_TEARDOWN,
+    POLICY_SYNC, PROXY_SYNC, SANDBOX_RETRY,
 };
 use crate::program::Program;
 
@@ -37,6 +38,10 @@ pub(super) struct Memory {
     pub(super) endpoints: Dirty,
     /// Services whose rules have to be written.
     pub(super) rules: Dirty,
+    /// How often something changed that policy agents look at.
+    policies: u64,
+    /// Up to which of these changes they know them.
+    heard: u64,
     /// Since when pods are ready that became so in the story.
     ready_since: BTreeMap<ObjectKey, Time>,
 }
@@ -300,28 +305,84 @@ impl<D: Dice> Run<'_, D> {
         self.plan_after(POD_START, Task::Begin(key));
     }
 
+    /// Takes out what kept a pod from starting so far.
+    fn take_shortfalls_of(&mut self, key: &ObjectKey) -> Vec<Shortfall> {
+        let object = format!("Pod/{key}");
+        let starting = |one: &Shortfall| one.object == object && one.code != Code::PodUnready;
+        let (known, others) = std::mem::take(&mut self.lab.shortfalls)
+            .into_iter()
+            .partition(starting);
+        self.lab.shortfalls = others;
+        known
+    }
+
+    /// A pod has not started: its kubelet tries again, as long as the story goes on for another reason. One without a node waits
+    /// until a node changes.
+    fn try_again(&mut self, key: &ObjectKey) {
+        let Some(pod) = self.lab.objects.pods.get(key) else {
+            return;
+        };
+        let Some(node) = pod.node_name.as_ref().filter(|_| self.goes_on()) else {
+            return;
+        };
+        let wait = if self.lab.allocators.uninitialized.contains(node) {
+            NETWORK_RETRY
+        } else {
+            SANDBOX_RETRY
+        };
+        self.plan_after(wait, Task::Begin(key.clone()));
+    }
+
+    /// Pods that wait for an address from the beginning on are tried again too.
+    pub(super) fn start_waiting(&mut self) {
+        let pods = self.lab.objects.pods.values();
+        let waiting = pods.filter(|pod| pod.pod_ips.is_empty() && !pod.ended());
+        let waiting: Vec<ObjectKey> = waiting.map(|pod| pod.key.clone()).collect();
+        for key in waiting {
+            self.try_again(&key);
+        }
+    }
+
+    /// The scheduler looks again at pods that have no node.
+    pub(super) fn place_pending(&mut self) {
+        let pods = self.lab.objects.pods.values();
+        let pending = pods.filter(|pod| pod.node_name.is_none() && !pod.ended() && !pod.deleting);
+        let pending: Vec<ObjectKey> = pending.map(|pod| pod.key.clone()).collect();
+        for key in pending {
+            self.plan_after(CONTROLLER_SYNC, Task::Begin(key));
+        }
+    }
+
     /// A pod is scheduled, gets its network, and its programs start.
     pub(super) fn begin_pod(&mut self, key: &ObjectKey) {
-        let deleted = |pod: &Pod| pod.deleting;
-        if self.lab.objects.pods.get(key).is_none_or(deleted) {
+        // It may have been deleted, or started by another try.
+        let over = |pod: &Pod| {
+            let runs = pod.phase == Phase::Running && !pod.pod_ips.is_empty();
+            pod.deleting || runs
+        };
+        if self.lab.objects.pods.get(key).is_none_or(over) {
             return;
         }
-        let before = self.lab.shortfalls.len();
         if self.lab.in_full {
             self.lab.allocators.look_again();
         }
+        let known = self.take_shortfalls_of(key);
+        let before = self.lab.shortfalls.len();
         settle::settle_pod(
             &mut self.lab.objects,
             key,
             &mut self.lab.allocators,
             &mut self.lab.shortfalls,
         );
-        self.tell_shortfalls(before);
+        let lacks = self.lab.shortfalls.get(before..).unwrap_or_default();
+        if known != lacks {
+            self.tell_shortfalls(before);
+        }
         let Some(pod) = self.lab.objects.pods.get_mut(key) else {
             return;
         };
         if pod.pod_ips.is_empty() {
-            return;
+            return self.try_again(key);
         }
         pod.ready = Some(false);
         let pod = pod.clone();
@@ -443,8 +504,28 @@ impl<D: Dice> Run<'_, D> {
         let objects = &self.lab.objects;
         let any = !objects.network_policies.is_empty() || !objects.cluster_policies.is_empty();
         if any || self.lab.policed {
+            self.memory.policies += 1;
             self.plan_once(POLICY_SYNC, Task::Policies);
         }
+    }
+
+    /// Agents have heard of all there is.
+    pub(super) fn policies(&mut self) {
+        self.lab.enforce(&mut self.simulation.machines);
+        self.memory.heard = self.memory.policies;
+        let what = "policy agents on every node know the policies";
+        self.changed(what.to_owned());
+        self.kubelets_ask();
+    }
+
+    /// Returns the latest change that policy agents have not heard of.
+    pub(super) fn unheard(&self) -> Option<u64> {
+        (self.memory.heard < self.memory.policies).then_some(self.memory.policies)
+    }
+
+    /// Whether nothing has changed since that change that policy agents look at.
+    pub(super) const fn is_latest(&self, change: u64) -> bool {
+        self.memory.policies == change
     }
 
     /// kube-proxy hears of a change of a Service, or of its slices, and writes its rules when it may.

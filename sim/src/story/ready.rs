@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use podwire_models::base::{Dice, ObjectKey};
 use podwire_models::control::readiness;
@@ -58,6 +59,12 @@ impl<D: Dice> Run<'_, D> {
     pub(super) fn unhealthy(&self, key: &ObjectKey) -> Option<String> {
         let pod = self.lab.objects.pods.get(key)?;
         let machines = &self.simulation.machines;
+        let gate = self.lab.gate();
+        if let Some(failing) = self.lab.kept_out(gate.as_ref(), pod) {
+            let says = (failing.probe.handler).timed_out(*pod.pod_ips.first()?, failing.port?);
+            let code = Code::NpProbeBlocked;
+            return Some(format!("Pod/{key}: Unhealthy: {says} ({code})"));
+        }
         let failing = readiness::failing(&pod.spec, |port| answers(machines, pod, port))?;
         let says = failing.says(*pod.pod_ips.first()?);
         Some(format!("Pod/{key}: Unhealthy: {says}"))
@@ -105,12 +112,27 @@ impl<D: Dice> Run<'_, D> {
     }
 
     pub(super) fn ready(&mut self, key: &ObjectKey, ready: bool) {
+        let gate = self.lab.gate();
+        let pod = self.lab.objects.pods.get(key);
+        let kept_out = pod.is_some_and(|pod| self.lab.kept_out(gate.as_ref(), pod).is_some());
+        if kept_out {
+            self.lab.shut.insert(key.clone());
+        } else {
+            self.lab.shut.remove(key);
+        }
         // Whoever noticed notices too late: it is the other way round by now.
-        if self.is_gone(key) == ready {
+        let gone = self.is_gone(key);
+        if if ready { gone } else { !gone && !kept_out } {
             return;
         }
         if ready && let Some(event) = self.unhealthy(key) {
             return self.note(Action::Changed { what: event });
+        }
+        if kept_out
+            && !ready
+            && let Some(event) = self.unhealthy(key)
+        {
+            self.note(Action::Changed { what: event });
         }
         let Some(pod) = self.lab.objects.pods.get_mut(key) else {
             return;
@@ -125,6 +147,35 @@ impl<D: Dice> Run<'_, D> {
         let what = format!("Pod/{key} is {word}");
         self.note(Action::Changed { what });
         self.plan_slices();
+    }
+
+    /// Where policies are asked about kubelets' probes: whose kubelet is kept out now, and whose no longer?
+    pub(super) fn kubelets_ask(&mut self) {
+        if !self.lab.plan.site.nodes_policed {
+            return;
+        }
+        let gate = self.lab.gate();
+        let mut noticed = Vec::new();
+        for (key, pod) in &self.lab.objects.pods {
+            let kept_out = self.lab.kept_out(gate.as_ref(), pod);
+            match kept_out {
+                Some(failing) if pod.ready == Some(true) => {
+                    let probe = failing.probe;
+                    let seconds = probe.period.saturating_mul(probe.failure_threshold);
+                    noticed.push((key.clone(), seconds, false));
+                }
+                None if self.lab.shut.contains(key) => {
+                    let probes = pod.spec.running().filter_map(|c| c.readiness.as_ref());
+                    let seconds = probes.map(|probe| probe.period).max().unwrap_or(0);
+                    noticed.push((key.clone(), seconds, true));
+                }
+                Some(_) | None => {}
+            }
+        }
+        for (key, seconds, ready) in noticed {
+            let after = Duration::from_secs(seconds.into());
+            self.plan_after(after, Task::Ready(key, ready));
+        }
     }
 
     /// The `EndpointSlice` controller looks at the Services it has heard of.

@@ -16,6 +16,7 @@ use podwire_models::cluster::links::Link;
 use podwire_models::cluster::{Acl, WireEnd};
 use podwire_models::control::dns::settings::DnsSettings;
 use podwire_models::control::ipam::NodeCidrs;
+use podwire_models::control::policy::agent::Enforcer;
 use podwire_models::control::proxy::{DetectLocalMode, Flags, NodePortAddresses, Version};
 use podwire_models::kernel::config::ConfigError;
 use podwire_models::kernel::netfilter::chain::PortRange;
@@ -30,8 +31,8 @@ use crate::problem::{Problem, ProblemCode, Severity};
 use crate::scenario::address::{Target, Thing};
 use crate::scenario::expect::Expectation;
 use crate::scenario::file::{
-    Entry, FaultKind, Listen, Load, Must, Probe, ProbeFamily, ProbeProtocol, ScenarioFile,
-    ServiceTime, Step,
+    AllowLocalhost, Entry, FaultKind, Listen, Load, Must, Probe, ProbeFamily, ProbeProtocol,
+    ScenarioFile, ServiceTime, Step,
 };
 use crate::scenario::reader::Spans;
 use crate::scenario::text::{Mark, Text};
@@ -387,6 +388,17 @@ impl Resolver<'_> {
             service_time: dns.service_time.as_ref().map_or(Duration::ZERO, |t| t.0),
             memory: dns.memory,
         };
+        if let Some(allow) = &cluster.allow_localhost {
+            site.nodes_policed = **allow == AllowLocalhost::Policy;
+            if site.nodes_policed && site.cni.enforcer() != Enforcer::KubeNetworkPolicies {
+                let title = "only kindnet's policies can be asked about a pod's own node here";
+                let help = "leave `allow_localhost` out, or use `profile: \"kindnet\"`";
+                self.problem(ProblemCode::ScnBadValue, allow.mark, title, help);
+            }
+            let origin = self.file.spans.origin(allow.mark);
+            let origin = self.origins.add(origin);
+            site.written.insert("allow_localhost".into(), origin);
+        }
         for host in &cluster.hosts {
             if let Some(zone) = &host.zone {
                 self.refuse(Some(zone.mark), "the zone of a machine outside");
@@ -1103,6 +1115,12 @@ impl Resolver<'_> {
             FaultKind::RouteLost { node, to } => Fault::RouteLost {
                 node: self.known_node(node, &names)?,
                 to: *to.0.first()?,
+            },
+            FaultKind::CniMissing { node } => Fault::CniMissing {
+                node: self.known_node(node, &names)?,
+            },
+            FaultKind::IpLeak { node } => Fault::IpLeak {
+                node: self.known_node(node, &names)?,
             },
             FaultKind::KubeProxyDown { node } => Fault::KubeProxyDown {
                 node: self.known_node(node, &names)?,

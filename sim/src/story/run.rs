@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podwire_models::base::{Dice, ObjectKey, Ratio, Time};
+use podwire_models::control::policy::Policies;
+use podwire_models::control::policy::agent::Enforcer;
 use podwire_models::wire::{Action, Code, L4, PacketId, Place, Stage, Step};
 
 use super::cache::Caches;
@@ -103,6 +105,8 @@ pub struct Attempted {
     pub(super) must: Option<Must>,
     /// How many requests its connection carries.
     requests: u32,
+    /// Which change of policies or pods the agents had not heard of when it began.
+    unheard: Option<u64>,
     app: Option<AppId>,
     place: Place,
     /// The load it is part of.
@@ -295,6 +299,7 @@ impl<D: Dice> Run<'_, D> {
         for (at, doing) in &self.story.agenda {
             self.plan(*at, Task::Do(doing.clone()));
         }
+        self.start_waiting();
     }
 
     /// Lets the story go on until everything is done that is to be done up to a moment.
@@ -505,11 +510,7 @@ impl<D: Dice> Run<'_, D> {
                 let answer = self.reachability();
                 self.remembered.insert(self.simulation.now(), answer);
             }
-            Task::Policies => {
-                self.lab.enforce(&mut self.simulation.machines);
-                let what = "policy agents on every node know the policies".to_owned();
-                self.note(Action::Changed { what });
-            }
+            Task::Policies => self.policies(),
         }
     }
 
@@ -550,6 +551,7 @@ impl<D: Dice> Run<'_, D> {
             from: attempt.from.clone(),
             request: attempt.request.clone(),
             must: attempt.must,
+            unheard: self.unheard(),
             requests: attempt.requests.map_or(1, |(requests, _)| requests),
             app: None,
             place: Place::CLUSTER,
@@ -687,7 +689,7 @@ impl<D: Dice> Run<'_, D> {
             };
             let machines = &self.simulation.machines;
             let code = if code == Code::Ok {
-                self.well(n, &aside)
+                self.well(n, &outcome, &aside)
             } else if self.used_a_stale_answer(n) {
                 Code::DnsStaleAnswer
             } else {
@@ -748,10 +750,13 @@ impl<D: Dice> Run<'_, D> {
     }
 
     /// Returns with what an attempt that connected ended: well, or not with whom it was meant to.
-    fn well(&self, number: usize, aside: &[Record]) -> Code {
+    fn well(&self, number: usize, outcome: &ProbeOutcome, aside: &[Record]) -> Code {
         let records = || self.records_of(number).chain(aside);
         if !self.lab.gone.is_empty() && attempt::reused(records(), &self.lab).is_some() {
             return Code::IpReused;
+        }
+        if self.let_in_early(number, outcome, records()) {
+            return Code::NpLag;
         }
         let attempt = self.attempts.get(number);
         if let Some(attempt) = attempt.filter(|attempt| attempt.requests > 1)
@@ -762,6 +767,32 @@ impl<D: Dice> Run<'_, D> {
             return Code::ConnPinned;
         }
         Code::Ok
+    }
+
+    /// Whether policies deny an attempt that began before the agents had heard of them, or of its pods.
+    fn let_in_early<'r>(
+        &self,
+        number: usize,
+        outcome: &ProbeOutcome,
+        records: impl Iterator<Item = &'r Record>,
+    ) -> bool {
+        let Some(attempt) = self.attempts.get(number) else {
+            return false;
+        };
+        let enforced = self.lab.plan.site.cni.enforcer() != Enforcer::Nobody;
+        // Only while all is as it was when it began can be said what was meant then.
+        let latest = attempt.unheard.is_some_and(|change| self.is_latest(change));
+        if !enforced || !latest {
+            return false;
+        }
+        let ends = attempt::ends(records, attempt.request.l4, outcome);
+        let Some((client, server, flow)) = ends else {
+            return false;
+        };
+        let policies = Policies::new(Arc::new(self.lab.objects.clone()));
+        let (source, destination) = (policies.party(client), policies.party(server));
+        let both = source.pod().is_some() && destination.pod().is_some();
+        both && !policies.verdict(&source, &destination, flow).allowed()
     }
 
     /// Whether an attempt failed with an answer from a cache that is no longer true.

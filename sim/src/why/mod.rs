@@ -259,6 +259,8 @@ impl<'a> Case<'a> {
             name::unresolved(self)
         } else if code == Code::CtStaleEndpoint {
             machine::stale(self)
+        } else if code == Code::NpLag {
+            policy::late(self)
         } else if code == Code::IpReused {
             leaving::reused(self)
         } else if code == Code::ConnPinned {

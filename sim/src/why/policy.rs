@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use podwire_models::api::{Kind, NetworkPolicy, Object, ObjectRef, PolicyRule};
+use podwire_models::api::{Kind, NetworkPolicy, Object, ObjectRef, Pod, PolicyRule, Service};
 use podwire_models::base::label::Requirement;
 use podwire_models::base::{OriginId, Protocol};
 use podwire_models::control::policy::verdict::{Lack, NearMiss, Outcome, Side};
@@ -10,6 +10,8 @@ use podwire_models::control::policy::{Direction, Flow, Policies};
 use podwire_models::wire::{Code, Head, Transport};
 
 use super::{Case, Finding, World, evidence, maker, service};
+use crate::attempt;
+use crate::controllers::POLICY_SYNC;
 use crate::reach::explain;
 
 /// Whether a code means that a policy decided.
@@ -98,6 +100,72 @@ pub(super) fn denied(case: &Case<'_>, code: Code) -> Option<Finding> {
     }
 }
 
+/// No pod of a Service is ready: policies keep their kubelets out.
+pub(super) fn keeps_kubelet_out(case: &Case<'_>, service: &Service, pod: &Pod) -> Option<Finding> {
+    let gate = case.lab.gate()?;
+    let port = case.lab.kept_out(Some(&gate), pod)?.port?;
+    let (policies, node, ip) = gate.asked_by_kubelet(case.lab, pod)?;
+    let (source, destination) = (policies.party(node), policies.party(ip));
+    let flow = Flow::Port(Protocol::Tcp, port);
+    let verdict = policies.verdict(&source, &destination, flow);
+    let side = verdict.denied_by()?;
+    let (object, origin) = denier(side)?;
+    let says = format!(
+        "no pod behind Service {} may be used: the kubelet asks pod {} on port {port} from {node}, {object} denies that, and this network \
+         plugin does not spare a pod's own node (allow_localhost: \"policy\")",
+        service.key.name, pod.key.name
+    );
+    let code = Code::NpProbeBlocked;
+    let fix = format!(
+        "let an ingress rule allow ipBlock {node}/{} on port {port}, or let the plugin always allow a pod's own node",
+        if node.is_ipv4() { 32 } else { 128 }
+    );
+    let see = format!(
+        "kubectl -n {} describe pod {}",
+        pod.key.namespace, pod.key.name
+    );
+    Some(
+        Finding::of(code, &object, origin)
+            .saying(says, fix)
+            .shown_by(see),
+    )
+}
+
+/// The policy that stops something at one end.
+fn denier(side: &Side<'_>) -> Option<(ObjectRef, OriginId)> {
+    match &side.outcome {
+        Outcome::Cluster(policy, _, _) => {
+            let object = Object::ClusterPolicy((*policy).clone());
+            Some((object.reference(), policy.origin))
+        }
+        Outcome::Isolated(near) => {
+            let (policy, origin) = blamed(side, near.as_ref())?;
+            let object = ObjectRef::namespaced(Kind::NetworkPolicy, &policy.key);
+            Some((object, origin))
+        }
+        Outcome::NoSubject | Outcome::Exempt(_) | Outcome::Network(..) | Outcome::Open => None,
+    }
+}
+
+/// A policy denies what was let in: the agents had not heard of it, or of the pods.
+pub(super) fn late(case: &Case<'_>) -> Option<Finding> {
+    let records = case.attempted.trace.records.iter();
+    let outcome = &case.attempted.outcome;
+    let (client, server, flow) = attempt::ends(records, case.request.l4, outcome)?;
+    let policies = Policies::new(Arc::new(case.lab.objects.clone()));
+    let (source, destination) = (policies.party(client), policies.party(server));
+    let verdict = policies.verdict(&source, &destination, flow);
+    let side = verdict.denied_by()?;
+    let code = case.attempted.code;
+    let (object, origin) = denier(side)?;
+    let says = format!(
+        "{object} denies it, and the agent of the node did not know that yet: agents program a policy, or what it says of a new pod, \
+         {POLICY_SYNC:?} after the API server has it; a connection that was let in goes on"
+    );
+    let fix = code.page().fix.to_owned();
+    Some(Finding::of(code, &object, origin).saying(says, fix))
+}
+
 /// A rule that names the other end, and another port.
 fn other_port(side: &Side<'_>, flow: Flow) -> Option<String> {
     let (Outcome::Isolated(Some(near)), Flow::Port(protocol, port)) = (&side.outcome, flow) else {
@@ -145,12 +213,7 @@ fn open(world: &mut World, policy: &NetworkPolicy, direction: Direction) {
 }
 
 /// The rule is right and the other pod's label is the odd one out.
-fn drifted(
-    case: &Case<'_>,
-    code: Code,
-    near: &NearMiss<'_>,
-    other: &podwire_models::api::Pod,
-) -> Option<Finding> {
+fn drifted(case: &Case<'_>, code: Code, near: &NearMiss<'_>, other: &Pod) -> Option<Finding> {
     let [Lack::PodLabel(Requirement::Is(key, wanted), Some(found))] = near.lacks.as_slice() else {
         return None;
     };

@@ -13,7 +13,7 @@ use podwire_models::base::{
 use podwire_models::control::readiness;
 use podwire_models::wire::{Code, Head, L4, Transport};
 
-use super::{Case, Finding, World, evidence, maker, pod_spec};
+use super::{Case, Finding, World, evidence, maker, pod_spec, policy};
 
 /// A Service has no endpoint that may be used: whose fault is that?
 pub(super) fn without_endpoints(case: &Case<'_>) -> Option<Finding> {
@@ -384,6 +384,11 @@ fn unready(case: &Case<'_>, service: &Service, selected: &[&Pod]) -> Finding {
     };
     let (object, origin) = maker(pod, &case.world.objects);
     if pending.is_none()
+        && let Some(finding) = policy::keeps_kubelet_out(case, service, pod)
+    {
+        return finding;
+    }
+    if pending.is_none()
         && let Some(finding) = unanswered(case, service, pod)
     {
         return finding;
@@ -417,10 +422,12 @@ fn unready(case: &Case<'_>, service: &Service, selected: &[&Pod]) -> Finding {
         service.key.name
     );
     let (namespace, pod_name) = (&pod.key.namespace, &pod.key.name);
-    let node = pod
-        .node_name
-        .clone()
-        .filter(|_| matches!(code, Code::IpamExhausted | Code::CidrExhausted));
+    let node = pod.node_name.clone().filter(|_| {
+        matches!(
+            code,
+            Code::IpamExhausted | Code::CidrExhausted | Code::CniUninitialized
+        )
+    });
     let finding = match node {
         Some(node) => {
             let origin = case.lab.objects.nodes.get(&node).map(|node| node.origin);

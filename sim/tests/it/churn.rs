@@ -48,7 +48,7 @@ impl Draw {
 type Family = (&'static str, fn(&mut Draw) -> String);
 
 /// All families there are.
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 12] = [
     ("LinkDown", |draw| {
         let (one, other) = draw.two_nodes();
         let one_way = draw.percent(50);
@@ -78,6 +78,10 @@ const FAMILIES: [Family; 10] = [
         let to = draw.below(NODES);
         format!("RouteLost(\"{}\", \"10.244.{to}.0/24\")", draw.node())
     }),
+    ("CniMissing", |draw| {
+        format!("CniMissing(\"{}\")", draw.node())
+    }),
+    ("IpLeak", |draw| format!("IpLeak(\"{}\")", draw.node())),
     ("KubeProxyDown", |draw| {
         format!("KubeProxyDown(\"{}\")", draw.node())
     }),

@@ -114,6 +114,40 @@ const ROWS: &[Row] = &[
         &["is 6 on node-a", "6 neighbours in use"],
     ),
     (
+        "59-leaked_addresses",
+        "none-left",
+        "Node//node-b",
+        "IpLeak",
+        &[
+            "no IP addresses available in range set",
+            "4 of them are of pods that are gone",
+        ],
+    ),
+    (
+        "61-policy_lag",
+        "lag",
+        "NetworkPolicy/shop/deny-all",
+        "deny-all",
+        &["did not know that yet", "50ms"],
+    ),
+    (
+        "62-probe_blocked",
+        "unready",
+        "NetworkPolicy/shop/from-front",
+        "namespaceSelector",
+        &[
+            "the kubelet asks pod cart on port 8080 from 172.18.0.3",
+            "does not spare",
+        ],
+    ),
+    (
+        "66-no_cni_configuration",
+        "stuck",
+        "Node//node-d",
+        "CniMissing",
+        &["NetworkPluginNotReady", "cni plugin not initialized"],
+    ),
+    (
         "56-pinned_connection",
         "pinned",
         "Service/shop/cart",
@@ -147,7 +181,11 @@ fn names_the_root_cause_and_where_it_was_written() {
         let line = place.and_then(|(source, line)| {
             // Lines of the objects count from where these begin.
             let objects = text.lines().position(|line| line.contains("objects: r#"));
-            let before = objects.filter(|_| source == "objects").unwrap_or(0);
+            let step = source.strip_prefix("objects at byte ");
+            let step =
+                step.map(|byte| text[..byte.parse().unwrap()].trim_end().lines().count() - 1);
+            let before = objects.filter(|_| source == "objects");
+            let before = step.or(before).unwrap_or(0);
             let line: usize = line.parse().unwrap();
             text.lines().nth(before + line - 1)
         });

@@ -122,8 +122,8 @@ impl Policies {
         other: &Party<'_>,
         flow: Flow,
     ) -> Side<'_> {
-        let exemption = subject
-            .exempt(other)
+        let exemption = self
+            .exempt(subject, other)
             .filter(|why| *why != Exemption::Itself);
         self.side_unless(exemption, direction, subject, other, flow)
     }

@@ -114,6 +114,8 @@ pub struct Policies {
     network: BTreeMap<Namespace, Vec<ObjectKey>>,
     namespaces: BTreeMap<Namespace, Labels>,
     addresses: BTreeMap<IpAddr, Owner>,
+    /// Whether a pod's own node is let through without asking.
+    spares_nodes: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -170,7 +172,26 @@ impl Policies {
             namespaces,
             addresses,
             objects,
+            spares_nodes: true,
         }
+    }
+
+    /// Returns policies that are also asked about a pod and the node it runs on.
+    ///
+    /// # Fidelity
+    /// NetworkPolicy says that a pod's own node always gets in; plugins that ask their policies break probes (Cilium with
+    /// `--allow-localhost=policy`).
+    #[must_use]
+    pub fn asked_about_nodes(mut self) -> Self {
+        self.spares_nodes = false;
+        self
+    }
+
+    /// Whether no policy is asked about these two.
+    pub(super) fn exempt(&self, subject: &Party<'_>, other: &Party<'_>) -> Option<Exemption> {
+        subject
+            .exempt(other)
+            .filter(|why| self.spares_nodes || *why != Exemption::OwnNode)
     }
 
     /// Returns the objects these policies are from.
@@ -235,7 +256,7 @@ impl Policies {
         let Who::Pod(pod, labels) = subject.who else {
             return Connections::all();
         };
-        if subject.exempt(other).is_some() {
+        if self.exempt(subject, other).is_some() {
             return Connections::all();
         }
         let destination = match direction {

@@ -217,7 +217,7 @@ impl Policies {
         other: &Party<'_>,
         flow: Flow,
     ) -> Side<'_> {
-        self.side_unless(subject.exempt(other), direction, subject, other, flow)
+        self.side_unless(self.exempt(subject, other), direction, subject, other, flow)
     }
 
     /// Decides at one end, unless the two are exempt.

@@ -17,6 +17,7 @@ pub mod node;
 pub mod pod;
 pub mod probe;
 pub mod service;
+pub mod webhook;
 pub mod workload;
 
 pub use cluster_policy::{
@@ -37,6 +38,7 @@ pub use service::{
     ClusterIp, IngressIp, IpFamilyPolicy, IpMode, Service, ServicePort, ServiceType,
     SessionAffinity, TrafficDistribution, TrafficPolicy,
 };
+pub use webhook::{WebhookConfiguration, WebhookKind};
 pub use workload::{PodTemplate, Share, Strategy, Workload, WorkloadKind};
 
 /// A port named by its number or by the name a container gave it (`intstr.IntOrString`).
@@ -78,11 +80,13 @@ pub enum Kind {
     ClusterPolicy(ClusterPolicyKind),
     /// `networking.k8s.io/v1` Ingress.
     Ingress,
+    /// One of the kinds of `admissionregistration.k8s.io/v1` that name webhooks.
+    WebhookConfiguration(WebhookKind),
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Node,
         Self::Namespace,
         Self::Pod,
@@ -100,6 +104,8 @@ impl Kind {
         Self::ClusterPolicy(ClusterPolicyKind::BaselineAdminNetworkPolicy),
         Self::ClusterPolicy(ClusterPolicyKind::ClusterNetworkPolicy),
         Self::Ingress,
+        Self::WebhookConfiguration(WebhookKind::Mutating),
+        Self::WebhookConfiguration(WebhookKind::Validating),
     ];
 
     /// Returns the name of the kind as objects write it.
@@ -114,12 +120,16 @@ impl Kind {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::ClusterPolicy(kind) => kind.as_str(),
             Self::Ingress => "Ingress",
+            Self::WebhookConfiguration(kind) => kind.as_str(),
         }
     }
 
     /// Whether objects of this kind live in a namespace.
     pub const fn namespaced(self) -> bool {
-        !matches!(self, Self::Node | Self::Namespace | Self::ClusterPolicy(_))
+        !matches!(
+            self,
+            Self::Node | Self::Namespace | Self::ClusterPolicy(_) | Self::WebhookConfiguration(_)
+        )
     }
 
     /// Returns the kind of a name as `kubectl` takes it: `Service`, `services`, `svc`, `deploy` …
@@ -231,6 +241,8 @@ pub enum Object {
     ClusterPolicy(ClusterPolicy),
     /// An Ingress.
     Ingress(Ingress),
+    /// Webhooks.
+    WebhookConfiguration(WebhookConfiguration),
 }
 
 impl Object {
@@ -252,6 +264,10 @@ impl Object {
                 ObjectRef::cluster(Kind::ClusterPolicy(policy.kind), policy.name.clone())
             }
             Self::Ingress(ingress) => ObjectRef::namespaced(Kind::Ingress, &ingress.key),
+            Self::WebhookConfiguration(webhooks) => ObjectRef::cluster(
+                Kind::WebhookConfiguration(webhooks.kind),
+                webhooks.name.clone(),
+            ),
         }
     }
 
@@ -267,6 +283,7 @@ impl Object {
             Self::NetworkPolicy(policy) => policy.origin,
             Self::ClusterPolicy(policy) => policy.origin,
             Self::Ingress(ingress) => ingress.origin,
+            Self::WebhookConfiguration(webhooks) => webhooks.origin,
         }
     }
 
@@ -282,6 +299,7 @@ impl Object {
             Self::NetworkPolicy(policy) => &policy.labels,
             Self::ClusterPolicy(policy) => &policy.labels,
             Self::Ingress(ingress) => &ingress.labels,
+            Self::WebhookConfiguration(webhooks) => &webhooks.labels,
         }
     }
 
@@ -297,6 +315,7 @@ impl Object {
             Self::NetworkPolicy(policy) => &mut policy.labels,
             Self::ClusterPolicy(policy) => &mut policy.labels,
             Self::Ingress(ingress) => &mut ingress.labels,
+            Self::WebhookConfiguration(webhooks) => &mut webhooks.labels,
         }
     }
 }
@@ -328,6 +347,8 @@ pub struct Objects {
     pub cluster_policies: BTreeMap<(ClusterPolicyKind, ObjectName), ClusterPolicy>,
     /// Ingresses.
     pub ingresses: BTreeMap<ObjectKey, Ingress>,
+    /// Webhooks, those that may change objects first.
+    pub webhooks: BTreeMap<(WebhookKind, ObjectName), WebhookConfiguration>,
 }
 
 impl Objects {
@@ -377,6 +398,10 @@ impl Objects {
                 .ingresses
                 .insert(ingress.key.clone(), ingress)
                 .map(Object::Ingress),
+            Object::WebhookConfiguration(webhooks) => self
+                .webhooks
+                .insert((webhooks.kind, webhooks.name.clone()), webhooks)
+                .map(Object::WebhookConfiguration),
         }
     }
 
@@ -399,6 +424,10 @@ impl Objects {
                 .remove(&(kind, object.name.clone()))
                 .map(Object::ClusterPolicy),
             Kind::Ingress => self.ingresses.remove(&key).map(Object::Ingress),
+            Kind::WebhookConfiguration(kind) => self
+                .webhooks
+                .remove(&(kind, object.name.clone()))
+                .map(Object::WebhookConfiguration),
         }
     }
 
@@ -435,6 +464,11 @@ impl Objects {
                 .cloned()
                 .map(Object::ClusterPolicy),
             Kind::Ingress => self.ingresses.get(&key).cloned().map(Object::Ingress),
+            Kind::WebhookConfiguration(kind) => self
+                .webhooks
+                .get(&(kind, object.name.clone()))
+                .cloned()
+                .map(Object::WebhookConfiguration),
         }
     }
 
@@ -469,6 +503,9 @@ impl Objects {
                 }),
             )
             .chain(self.ingresses.keys().map(|key| of(Kind::Ingress, key)))
+            .chain(self.webhooks.keys().map(|(kind, name)| {
+                ObjectRef::cluster(Kind::WebhookConfiguration(*kind), name.clone())
+            }))
             .collect()
     }
 
@@ -484,6 +521,7 @@ impl Objects {
             network_policies,
             cluster_policies,
             ingresses,
+            webhooks,
         } = self;
         let nodes = nodes.into_values().map(Object::Node);
         nodes
@@ -495,6 +533,7 @@ impl Objects {
             .chain(network_policies.into_values().map(Object::NetworkPolicy))
             .chain(cluster_policies.into_values().map(Object::ClusterPolicy))
             .chain(ingresses.into_values().map(Object::Ingress))
+            .chain(webhooks.into_values().map(Object::WebhookConfiguration))
             .collect()
     }
 

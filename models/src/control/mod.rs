@@ -2,7 +2,7 @@
 //! `controllers` of the simulator decide that). File names are component names.
 //!
 //! Reading order: [`workloads`] (controllers make pods), [`scheduler`] (pods get nodes), [`ipam`] (nodes and pods
-//! get addresses), [`cni`] (what a plugin leaves behind), [`readiness`] (what the kubelet's probes find), [`termination`] (when a pod stops), [`endpoints`] (Services get pods), [`proxy`] (rules for Services),
+//! get addresses), [`cni`] (what a plugin leaves behind), [`readiness`] (what the kubelet's probes find), [`termination`] (when a pod stops), [`admission`] (who is asked before a write), [`endpoints`] (Services get pods), [`proxy`] (rules for Services),
 //! [`dns`] (names), [`policy`] (who may talk to whom).
 
 pub mod workloads;
@@ -11,6 +11,7 @@ pub mod scheduler;
 pub mod ipam;
 pub mod cni;
 pub mod readiness;
+pub mod admission;
 pub mod termination;
 pub mod endpoints;
 pub mod proxy;

@@ -79,7 +79,8 @@ pub fn owners<'a>(pod: &Pod, objects: &'a Objects) -> Vec<&'a Workload> {
         | Kind::EndpointSlice
         | Kind::NetworkPolicy
         | Kind::ClusterPolicy(_)
-        | Kind::Ingress => None,
+        | Kind::Ingress
+        | Kind::WebhookConfiguration(_) => None,
     });
     let direct = kind.and_then(|kind| of(kind, name));
     let both = deployment.into_iter().chain(direct);

@@ -193,6 +193,9 @@ codes! {
         why "a NodeDown fault is in force", fix "end the fault";
     LinkLoss "LINK_LOSS": "the wire lost the packet",
         why "the link has a loss rate", fix "repair the link";
+    CpFirewall "CP_FIREWALL": "a firewall between the control plane and the nodes drops the API server's call of a webhook",
+        why "the firewall lets the Service's port through, and the packet goes to the port on which the webhook's pod listens",
+        fix "let the firewall pass TCP from the control plane to the nodes and pods on the webhook's target port, or let the webhook listen on a port that is open";
     AclDenied "ACL_DENIED": "a firewall of the underlay dropped the packet",
         why "a rule of the network between the nodes (VPC firewall, security group) denies it; VXLAN needs its UDP port open between nodes",
         fix "allow that protocol and port between the nodes";

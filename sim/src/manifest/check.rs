@@ -118,7 +118,8 @@ impl Checker<'_> {
                 | Object::EndpointSlice(_)
                 | Object::NetworkPolicy(_)
                 | Object::ClusterPolicy(_)
-                | Object::Ingress(_) => 0,
+                | Object::Ingress(_)
+                | Object::WebhookConfiguration(_) => 0,
             };
             if pods > limits::PODS {
                 let title = format!("there are more than {} pods", limits::PODS);
@@ -315,7 +316,8 @@ fn own_addresses(object: &Object) -> Vec<(&'static str, IpAddr)> {
         | Object::EndpointSlice(_)
         | Object::NetworkPolicy(_)
         | Object::ClusterPolicy(_)
-        | Object::Ingress(_) => Vec::new(),
+        | Object::Ingress(_)
+        | Object::WebhookConfiguration(_) => Vec::new(),
     }
 }
 

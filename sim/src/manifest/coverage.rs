@@ -499,6 +499,30 @@ object!(CLUSTER_POLICY, "status" => NoMeaning, "spec" => Fields(&[
     ("tier", Modelled),
 ]));
 
+/// Fields of one webhook.
+const WEBHOOK: Table = &[
+    ("admissionReviewVersions", NoMeaning),
+    (
+        "clientConfig",
+        Fields(&[
+            ("caBundle", NoMeaning),
+            ("service", Modelled),
+            ("url", Gap("a webhook outside the cluster is not called")),
+        ]),
+    ),
+    ("failurePolicy", Modelled),
+    ("matchConditions", Gap("CEL conditions are taken to hold")),
+    ("matchPolicy", NoMeaning),
+    ("name", Modelled),
+    ("namespaceSelector", Modelled),
+    ("objectSelector", Modelled),
+    ("rules", Modelled),
+    ("sideEffects", NoMeaning),
+    ("timeoutSeconds", Modelled),
+];
+object!(VALIDATING_WEBHOOKS, "webhooks" => Fields(WEBHOOK));
+object!(MUTATING_WEBHOOKS, "webhooks" => Gap("they are called, and what they would change is not known: objects are taken as written"));
+
 /// Returns the labels and annotations, of an object and of its template, that ask somebody else to
 /// change the network.
 pub(super) fn asks(root: &Node) -> Vec<(&Entry, &'static str)> {

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::{
-    apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch,
-    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
-    networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
-    scheduling::v1 as scheduling, storage::v1 as storage,
+    admissionregistration::v1 as admission, apps::v1 as apps, autoscaling::v2 as autoscaling,
+    batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
+    discovery::v1 as discovery, networking::v1 as networking, policy::v1 as policy,
+    rbac::v1 as rbac, scheduling::v1 as scheduling, storage::v1 as storage,
 };
 
 use super::coverage::{self, Table};
@@ -42,6 +42,7 @@ pub(super) enum Shape {
     Endpoints,
     NetworkPolicy,
     ClusterPolicy(podwire_models::api::ClusterPolicyKind),
+    Webhooks(podwire_models::api::WebhookKind),
 }
 
 /// One kind.
@@ -89,7 +90,7 @@ const fn bare(
 }
 
 use Treatment::{Gap, Modelled, NoMeaning};
-use podwire_models::api::{ClusterPolicyKind as P, WorkloadKind as W};
+use podwire_models::api::{ClusterPolicyKind as P, WebhookKind as H, WorkloadKind as W};
 
 const ACCESS: &str = "says who may use the API";
 const DATA: &str = "is data for containers";
@@ -122,6 +123,8 @@ pub(super) const KINDS: &[Row] = &[
     row!("networking.k8s.io/v1" "IngressClass" networking::IngressClass, false, Gap("no ingress controller is modelled")),
     row!("networking.k8s.io/v1" "IPAddress" networking::IPAddress, false, NoMeaning("records an address that its Service carries itself")),
     row!("networking.k8s.io/v1" "ServiceCIDR" networking::ServiceCIDR, false, Gap("the range of Service addresses is an option (`--service-cidr`)")),
+    row!("admissionregistration.k8s.io/v1" "ValidatingWebhookConfiguration" admission::ValidatingWebhookConfiguration, false, Modelled(Shape::Webhooks(H::Validating), coverage::VALIDATING_WEBHOOKS)),
+    row!("admissionregistration.k8s.io/v1" "MutatingWebhookConfiguration" admission::MutatingWebhookConfiguration, false, Modelled(Shape::Webhooks(H::Mutating), coverage::MUTATING_WEBHOOKS)),
     row!("v1" "ConfigMap" core::ConfigMap, true, NoMeaning(DATA)),
     row!("v1" "Secret" core::Secret, true, NoMeaning(DATA)),
     row!("v1" "ServiceAccount" core::ServiceAccount, true, NoMeaning(ACCESS)),
@@ -193,18 +196,6 @@ pub(super) const KINDS: &[Row] = &[
         "APIService",
         false,
         NoMeaning(EXTEND),
-    ),
-    bare(
-        "admissionregistration.k8s.io/v1",
-        "ValidatingWebhookConfiguration",
-        false,
-        NoMeaning(EXTEND),
-    ),
-    bare(
-        "admissionregistration.k8s.io/v1",
-        "MutatingWebhookConfiguration",
-        false,
-        Gap("objects are taken as written: no webhook changes them"),
     ),
     bare(
         "admissionregistration.k8s.io/v1",

@@ -80,9 +80,11 @@ impl FromStr for End {
             Kind::Workload(kind) => Ok(Self::Workload(kind, key()?)),
             Kind::Service => Ok(Self::Service(key()?)),
             Kind::Node => Ok(Self::Node(name(rest)?)),
-            Kind::EndpointSlice | Kind::NetworkPolicy | Kind::ClusterPolicy(_) | Kind::Ingress => {
-                Err(wrong())
-            }
+            Kind::EndpointSlice
+            | Kind::NetworkPolicy
+            | Kind::ClusterPolicy(_)
+            | Kind::Ingress
+            | Kind::WebhookConfiguration(_) => Err(wrong()),
         }
     }
 }

@@ -56,7 +56,8 @@ impl Memory {
 }
 
 impl<D: Dice> Run<'_, D> {
-    pub(super) fn write(&mut self, what: String, changes: Vec<Change>) {
+    /// The API server writes, and everybody hears of it.
+    pub(super) fn carry_out(&mut self, what: String, changes: Vec<Change>) {
         self.changed(what);
         for change in changes {
             match change {
@@ -80,6 +81,9 @@ impl<D: Dice> Run<'_, D> {
                 self.lab.objects.insert(object);
                 self.memory.endpoints = Dirty::All;
                 self.plan_slices();
+            }
+            Object::WebhookConfiguration(_) => {
+                self.lab.objects.insert(object);
             }
             Object::Namespace(_)
             | Object::NetworkPolicy(_)
@@ -217,6 +221,9 @@ impl<D: Dice> Run<'_, D> {
                 self.lab.objects.remove(object);
                 self.touch_all();
                 self.plan_policies();
+            }
+            Kind::WebhookConfiguration(_) => {
+                self.lab.objects.remove(object);
             }
             Kind::NetworkPolicy | Kind::ClusterPolicy(_) | Kind::Ingress => {
                 self.lab.objects.remove(object);

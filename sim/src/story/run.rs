@@ -11,6 +11,7 @@ use podwire_models::control::policy::Policies;
 use podwire_models::control::policy::agent::Enforcer;
 use podwire_models::wire::{Action, Code, L4, PacketId, Place, Stage, Step};
 
+use super::admission::Admission;
 use super::cache::Caches;
 use super::churn::Churning;
 use super::commands::Running;
@@ -192,6 +193,8 @@ pub(super) struct Run<'a, D> {
     pub(super) watch: Option<Watch>,
     /// The first invariant that did not hold.
     pub(super) broken: Option<String>,
+    /// Writes that wait for webhooks.
+    pub(super) admissions: Vec<Admission>,
     /// Attempts that have not ended.
     pub(super) open: BTreeSet<usize>,
     /// To which attempt each record belongs: causes lead back to the record with which it began.
@@ -245,6 +248,7 @@ impl<'a, D: Dice> Run<'a, D> {
             churns: Vec::new(),
             watch: None,
             broken: None,
+            admissions: Vec::new(),
             open: BTreeSet::new(),
             owners: Vec::new(),
             packets: BTreeMap::new(),
@@ -269,10 +273,7 @@ impl<'a, D: Dice> Run<'a, D> {
 impl<D: Dice> Run<'_, D> {
     fn all(&mut self) {
         self.set_out();
-        while let Some(((at, _), task)) = self.agenda.pop_first() {
-            self.let_pass(at);
-            self.do_next(task);
-        }
+        while self.advance(Time::MAX) {}
         let limit = self.simulation.now().max(self.story.until) + PATIENCE;
         while self.busy() && self.simulation.step(limit) {
             self.look();
@@ -304,15 +305,26 @@ impl<D: Dice> Run<'_, D> {
 
     /// Lets the story go on until everything is done that is to be done up to a moment.
     pub(super) fn go_on(&mut self, until: Time) {
-        while let Some((&(at, _), _)) = self.agenda.first_key_value()
-            && at <= until
-        {
-            self.let_pass(at);
-            if let Some((_, task)) = self.agenda.pop_first() {
-                self.do_next(task);
-            }
-        }
+        while self.advance(until) {}
         self.let_pass(until);
+    }
+
+    /// Does the next thing that is planned up to a moment, or lets the event happen that comes before it; returns whether anything is
+    /// planned. What happens may plan something that comes earlier.
+    fn advance(&mut self, until: Time) -> bool {
+        let next = self.agenda.first_key_value().map(|(&(at, _), _)| at);
+        let Some(at) = next.filter(|at| *at <= until) else {
+            return false;
+        };
+        if self.simulation.step(at) {
+            self.look();
+            return true;
+        }
+        self.simulation.run_until(at);
+        if let Some((_, task)) = self.agenda.pop_first() {
+            self.do_next(task);
+        }
+        true
     }
 
     /// Lets the story go on until an attempt has ended, or until a moment.
@@ -700,6 +712,11 @@ impl<D: Dice> Run<'_, D> {
                 let code = attempt::or_overlapping(code, records(), &self.lab.plan.site);
                 attempt::or_lagging(code, records(), &self.lab, &self.names)
             };
+            let dropped = code;
+            let code = match self.called(n) {
+                Some(_) if dropped == Code::AclDenied => Code::CpFirewall,
+                Some(_) | None => dropped,
+            };
             let Some(attempt) = self.attempts.get_mut(n) else {
                 continue;
             };
@@ -716,7 +733,7 @@ impl<D: Dice> Run<'_, D> {
                 self.count_load(load, began, outcome.result, code);
                 self.touch(&aside);
                 if self.explain && code != Code::Ok {
-                    self.blame(n, outcome, code, &aside);
+                    self.blame(n, outcome, (dropped, code), &aside);
                 }
                 continue;
             }
@@ -727,9 +744,10 @@ impl<D: Dice> Run<'_, D> {
             recorder.begin(now, cause);
             podwire_models::wire::Recorder::record(recorder, place, Step::general(action));
             if self.explain && code != Code::Ok {
-                self.blame(n, outcome, code, &[]);
+                self.blame(n, outcome, (dropped, code), &[]);
             }
         }
+        self.decide();
     }
 
     /// Lets the program of an attempt keep what it found out about its name.
@@ -809,7 +827,14 @@ impl<D: Dice> Run<'_, D> {
     }
 
     /// Finds out what stood in the way of an attempt, once for each probe and code.
-    fn blame(&mut self, number: usize, outcome: ProbeOutcome, code: Code, aside: &[Record]) {
+    /// `dropped` is the code with which its last packet ended, `code` the one it ended with.
+    fn blame(
+        &mut self,
+        number: usize,
+        outcome: ProbeOutcome,
+        (dropped, code): (Code, Code),
+        aside: &[Record],
+    ) {
         let Some(attempt) = self.attempts.get(number) else {
             return;
         };
@@ -821,7 +846,7 @@ impl<D: Dice> Run<'_, D> {
         let attempted = attempt::Attempted {
             chance: Ratio::ONE,
             outcome,
-            code,
+            code: dropped,
             kept: attempt.kept.clone(),
             trace: Trace {
                 records: own.cloned().collect(),
@@ -840,6 +865,17 @@ impl<D: Dice> Run<'_, D> {
         for blocker in &mut why {
             if let Some(place) = self.fault_behind(blocker) {
                 blocker.origin = Some(place);
+            }
+        }
+        if let (Some(webhook), Some(first)) = (self.called(number), why.first_mut()) {
+            let says = std::mem::take(&mut first.says);
+            first.says = format!("the API server cannot call webhook {webhook}: {says}");
+            if code != dropped {
+                first.code = code.name();
+                let see =
+                    "kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations";
+                first.kubectl = Some(see.to_owned());
+                code.page().fix.clone_into(&mut first.fix);
             }
         }
         self.failed.push(Failed {

@@ -344,7 +344,8 @@ pub(super) fn relabel(world: &mut World, of: &ObjectRef, wanted: &[Requirement])
         | Kind::EndpointSlice
         | Kind::NetworkPolicy
         | Kind::ClusterPolicy(_)
-        | Kind::Ingress => {}
+        | Kind::Ingress
+        | Kind::WebhookConfiguration(_) => {}
     }
 }
 

@@ -141,6 +141,16 @@ const ROWS: &[Row] = &[
         ],
     ),
     (
+        "64-webhook_firewall",
+        "webhook guard.example.com",
+        "Fault//firewall",
+        "firewall",
+        &[
+            "the API server cannot call webhook guard.example.com",
+            "firewall",
+        ],
+    ),
+    (
         "66-no_cni_configuration",
         "stuck",
         "Node//node-d",

@@ -44,7 +44,8 @@ fn objects(objects: &Objects) -> BTreeMap<String, (String, Option<serde_json::Va
             Object::Namespace(_)
             | Object::Workload(_)
             | Object::ClusterPolicy(_)
-            | Object::Ingress(_) => None,
+            | Object::Ingress(_)
+            | Object::WebhookConfiguration(_) => None,
         };
         if let Some((said, written)) = written {
             let name = format!(

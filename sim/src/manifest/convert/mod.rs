@@ -20,6 +20,7 @@ mod pod;
 mod probe;
 mod service;
 mod sysctl;
+mod webhook;
 mod workload;
 
 pub(super) use endpoint_slice::mirrored;
@@ -50,6 +51,10 @@ pub(super) fn object(
         Shape::ClusterPolicy(kind) => {
             let policy = cluster_policy::read(reader, root, kind, meta);
             vec![Object::ClusterPolicy(policy)]
+        }
+        Shape::Webhooks(kind) => {
+            let webhooks = webhook::read(reader, root, kind, meta);
+            vec![Object::WebhookConfiguration(webhooks)]
         }
     }
 }

@@ -715,8 +715,11 @@ mod tests {
 
     #[test]
     fn every_field_of_the_schema_has_a_fate() {
+        use k8s_openapi::api::{
+            admissionregistration::v1 as admission, discovery::v1 as discovery,
+            networking::v1 as networking,
+        };
         use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, core::v1 as core};
-        use k8s_openapi::api::{discovery::v1 as discovery, networking::v1 as networking};
         let missing = std::cell::RefCell::default();
         macro_rules! probe {
             ($($type:ty, $kind:literal;)*) => {$({
@@ -743,12 +746,14 @@ mod tests {
             crd::AdminNetworkPolicy, "AdminNetworkPolicy";
             crd::BaselineAdminNetworkPolicy, "BaselineAdminNetworkPolicy";
             crd::ClusterNetworkPolicy, "ClusterNetworkPolicy";
+            admission::ValidatingWebhookConfiguration, "ValidatingWebhookConfiguration";
+            admission::MutatingWebhookConfiguration, "MutatingWebhookConfiguration";
         }
         assert_eq!(missing.into_inner(), BTreeSet::new());
         let modelled = KINDS
             .iter()
             .filter(|row| matches!(row.treatment, Treatment::Modelled(..)));
-        assert_eq!(modelled.count(), 17, "probe every modelled kind");
+        assert_eq!(modelled.count(), 19, "probe every modelled kind");
     }
 
     #[test]

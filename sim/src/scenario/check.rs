@@ -182,6 +182,9 @@ impl Check<'_> {
                 | Step::Patch { .. }
                 | Step::Label { .. }
                 | Step::Rollout { .. }
+                | Step::Cordon { .. }
+                | Step::Uncordon { .. }
+                | Step::Drain { .. }
                 | Step::Fault(_)
                 | Step::Exec { .. }
                 | Step::Note { .. } => 1,
@@ -215,6 +218,9 @@ impl Check<'_> {
                 | Step::Label { .. }
                 | Step::Scale { .. }
                 | Step::Rollout { .. }
+                | Step::Cordon { .. }
+                | Step::Uncordon { .. }
+                | Step::Drain { .. }
                 | Step::Churn { .. } => None,
             });
         let title = std::iter::once((self.file.title.as_str(), None));
@@ -250,6 +256,9 @@ impl Check<'_> {
                 | Step::Label { .. }
                 | Step::Scale { .. }
                 | Step::Rollout { .. }
+                | Step::Cordon { .. }
+                | Step::Uncordon { .. }
+                | Step::Drain { .. }
                 | Step::Churn { .. }
                 | Step::Exec { .. }
                 | Step::Note { .. } => continue,
@@ -331,6 +340,9 @@ impl Check<'_> {
                 Step::Load(load) => self.ends(&load.from, &load.to, &machines),
                 Step::Fault(fault) => self.fault(&fault.fault, &machines),
                 Step::Exec { on, .. } => self.thing(on, &machines),
+                Step::Cordon { node } | Step::Uncordon { node } | Step::Drain { node, .. } => {
+                    self.node(node, &machines);
+                }
                 Step::Apply { .. }
                 | Step::Delete { .. }
                 | Step::Patch { .. }

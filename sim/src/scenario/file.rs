@@ -351,6 +351,24 @@ pub enum Step {
         /// Which.
         object: Text<ObjectRef>,
     },
+    /// A node takes no more pods (`kubectl cordon`).
+    Cordon {
+        /// Which.
+        node: Text<ObjectName>,
+    },
+    /// It takes pods again (`kubectl uncordon`).
+    Uncordon {
+        /// Which.
+        node: Text<ObjectName>,
+    },
+    /// A node takes no more pods, and those it has are evicted (`kubectl drain --ignore-daemonsets --delete-emptydir-data`).
+    Drain {
+        /// Which.
+        node: Text<ObjectName>,
+        /// Those that no controller replaces too (`--force`).
+        #[serde(default)]
+        force: bool,
+    },
     /// Pods are deleted, one after the other, whichever it hits; their controllers replace them.
     Churn {
         /// How many, in the mean.

@@ -27,7 +27,14 @@ impl Scope {
             Task::Slices => Self::Slices,
             Task::Rules => Self::Rules,
             // Controllers make and mark objects; networks come and go with their kubelets.
-            Task::Do(Doing::Probe(_) | Doing::Load { .. } | Doing::Churn(_) | Doing::Note(_))
+            Task::Do(
+                Doing::Probe(_)
+                | Doing::Load { .. }
+                | Doing::Churn(_)
+                | Doing::Cordon { .. }
+                | Doing::Drain { .. }
+                | Doing::Note(_),
+            )
             | Task::Workloads
             | Task::ChurnMore(_)
             | Task::LoadMore(_)

@@ -67,7 +67,7 @@ impl<D: Dice> Run<'_, D> {
         }
     }
 
-    fn changed(&mut self, what: String) {
+    pub(super) fn changed(&mut self, what: String) {
         self.note(Action::Changed { what });
     }
 
@@ -167,7 +167,7 @@ impl<D: Dice> Run<'_, D> {
         self.activate(id);
     }
 
-    fn put_node(&mut self, mut node: Node) {
+    pub(super) fn put_node(&mut self, mut node: Node) {
         if let Some(old) = self.lab.objects.nodes.get(&node.name) {
             node.pod_cidrs.clone_from(&old.pod_cidrs);
             node.internal_ips.clone_from(&old.internal_ips);
@@ -177,6 +177,7 @@ impl<D: Dice> Run<'_, D> {
         self.lab.serve_health(&mut self.simulation);
         self.touch_all();
         self.plan_slices();
+        self.place_pending();
     }
 
     fn remove(&mut self, object: &ObjectRef) {
@@ -356,7 +357,7 @@ impl<D: Dice> Run<'_, D> {
         let pending = pods.filter(|pod| pod.node_name.is_none() && !pod.ended() && !pod.deleting);
         let pending: Vec<ObjectKey> = pending.map(|pod| pod.key.clone()).collect();
         for key in pending {
-            self.plan_after(CONTROLLER_SYNC, Task::Begin(key));
+            self.plan_after(POD_START, Task::Begin(key));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Scenarios that are run: [`mod@resolve`] makes a [`Story`] of a file and its manifests, [`mod@run`] runs it: the agenda, and
 //! attempts. What the agenda asks for has a room each: `live` (objects and controllers), `ready` (who is ready, and its
-//! endpoints), `servers`, `faults`, `commands`, `load`, `churn`, `crash`, `admission`; `held` and `reaches` find out whether what was expected
+//! endpoints), `servers`, `faults`, `commands`, `load`, `churn`, `drain`, `crash`, `admission`; `held` and `reaches` find out whether what was expected
 //! held, [`mod@invariants`] is what must hold whatever happens, and `consistent` looks whether it does.
 //! [`mod@vacuity`] finds what could be left out unnoticed.
 //! [`mod@moment`] asks what becomes of one more attempt in the middle of it.
@@ -11,6 +11,7 @@ mod cache;
 mod commands;
 mod consistent;
 mod crash;
+mod drain;
 mod faults;
 mod held;
 mod live;

@@ -85,6 +85,20 @@ pub enum Doing {
     },
     /// Pods come and go.
     Churn(Churn),
+    /// Pods are kept away from a node, or no longer.
+    Cordon {
+        /// Which.
+        node: ObjectName,
+        /// Whether they are kept away.
+        shut: bool,
+    },
+    /// Pods are kept away from a node, and those that are there are evicted.
+    Drain {
+        /// Which.
+        node: ObjectName,
+        /// Those that no controller replaces too.
+        force: bool,
+    },
     /// A sentence.
     Note(String),
     /// A command.
@@ -209,6 +223,9 @@ pub fn files(file: &ScenarioFile) -> Vec<&Text<String>> {
         | Step::Label { .. }
         | Step::Scale { .. }
         | Step::Rollout { .. }
+        | Step::Cordon { .. }
+        | Step::Uncordon { .. }
+        | Step::Drain { .. }
         | Step::Churn { .. }
         | Step::Probe(_)
         | Step::Load(_)
@@ -812,6 +829,15 @@ impl Resolver<'_> {
         match step {
             Step::Probe(probe) => self.probe(probe, lab),
             Step::Load(load) => self.load(load, lab),
+            Step::Cordon { node } | Step::Uncordon { node } => {
+                let shut = matches!(step, Step::Cordon { .. });
+                let node = (**node).clone();
+                vec![(Duration::ZERO, Doing::Cordon { node, shut })]
+            }
+            Step::Drain { node, force } => {
+                let (node, force) = ((**node).clone(), *force);
+                vec![(Duration::ZERO, Doing::Drain { node, force })]
+            }
             Step::Churn {
                 rate,
                 lasts,

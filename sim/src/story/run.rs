@@ -466,6 +466,8 @@ impl<D: Dice> Run<'_, D> {
             }) => self.begin_load(*attempt, rate, lasts),
             Task::LoadMore(load) => self.load_more(load),
             Task::LoadTell(load) => self.tell_load(load),
+            Task::Do(Doing::Cordon { node, shut }) => self.cordon(&node, shut),
+            Task::Do(Doing::Drain { node, force }) => self.drain(&node, force),
             Task::Do(Doing::Churn(churn)) => self.begin_churn(churn),
             Task::ChurnMore(churn) => self.churn_more(churn),
             Task::Do(Doing::Note(text)) => self.note(Action::Note { text }),

@@ -164,7 +164,11 @@ fn bare(story: &Story) -> Option<Story> {
         | Doing::Note(_)
         | Doing::Exec { .. }
         | Doing::Tool { .. } => true,
-        Doing::Churn(_) | Doing::Write { .. } | Doing::Begin { .. } => false,
+        Doing::Churn(_)
+        | Doing::Cordon { .. }
+        | Doing::Drain { .. }
+        | Doing::Write { .. }
+        | Doing::Begin { .. } => false,
     };
     let asks = story.agenda.iter().all(|(_, doing)| only_asks(doing));
     if asks && policies(story).is_empty() {

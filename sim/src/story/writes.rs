@@ -122,7 +122,10 @@ impl Resolver<'_> {
                     })?;
                 (format!("{wanted} is restarted"), vec![put])
             }
-            Step::Churn { .. }
+            Step::Cordon { .. }
+            | Step::Uncordon { .. }
+            | Step::Drain { .. }
+            | Step::Churn { .. }
             | Step::Probe(_)
             | Step::Load(_)
             | Step::Fault(_)

@@ -22,6 +22,7 @@ use podwire_models::wire::{Code, NetnsId};
 use super::choice::Choice;
 use super::{Exit, Report};
 use crate::attempt::{Attempted, Request};
+use crate::controllers::reactions::Reactions;
 use crate::lab::{Lab, Plan};
 use crate::manifest::{self, NotModelled, load};
 use crate::problem::{self, Severity, Sources, suggestion};
@@ -509,6 +510,7 @@ impl Options {
             flags: self.proxy.flags(),
             version: args.kubernetes,
             nodes: args.nodes,
+            reactions: Reactions::default(),
         }
     }
 }

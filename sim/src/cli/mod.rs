@@ -17,6 +17,7 @@ mod choice;
 mod diff;
 mod exec;
 mod explain;
+mod explore;
 mod file;
 mod get;
 mod init;

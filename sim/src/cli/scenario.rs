@@ -9,14 +9,18 @@ use serde_json::{Value, json};
 
 use super::choice::Choice;
 use super::explain::pretty;
+use super::explore as told_ways;
 use super::file::write_whole;
 use super::progress::Progress;
 use super::{Done, Exit, Format, Report};
+use crate::controllers::reactions::{Reaction, Span};
 use crate::manifest::load;
 use crate::problem::{self, Problem, ProblemCode, Sources};
 use crate::render::{Detail, Style, text};
 use crate::scenario;
+use crate::scenario::text::Range;
 use crate::source::Source;
+use crate::story::explore::{Explored, explore};
 use crate::story::vacuity::{self, Vacuous};
 use crate::story::{self, Ran, Story};
 
@@ -25,7 +29,9 @@ Examples:
   podwire run scenarios/service/clusterip.ron
   podwire run scenarios/service/clusterip.ron --detail detailed
   podwire run scenarios/dns/search_list.ron --twice --seed 7
-  podwire run scenarios/faults/*.ron -o json";
+  podwire run scenarios/faults/*.ron -o json
+  podwire run scenarios/lifecycle/rollout_with_prestop.ron --explore
+  podwire run scenarios/lifecycle/rollout_with_prestop.ron --delay proxy_sync=2s";
 
 const TEST: &str = "\
 Examples:
@@ -53,6 +59,13 @@ pub(super) struct RunArgs {
     /// Do not look for what could be left out of a scenario without any outcome being another
     #[arg(long)]
     no_vacuity: bool,
+    /// Try shorter and longer delays of the control plane, and packets of one moment in turn and at once, and list the different
+    /// outcomes, each with the fewest changes that lead to it
+    #[arg(long, conflicts_with_all = ["twice", "detail"])]
+    explore: bool,
+    /// How long a reaction of the control plane takes, or between which times: `proxy_sync=2s`, `endpoint_sync=20ms..1s`
+    #[arg(long = "delay", value_name = "NAME=TIME", value_parser = delay)]
+    delays: Vec<(Reaction, Span)>,
     /// In which form to print
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
@@ -160,11 +173,25 @@ pub(super) fn run(args: &RunArgs) -> Report {
     for path in &args.scenarios {
         let Read { story, said } = read(path);
         report.stderr += &said;
-        let Some(story) = story else {
+        let Some(mut story) = story else {
             report.exit = Exit::BadInput;
             continue;
         };
+        for (reaction, span) in &args.delays {
+            story.lab.plan.reactions.set(*reaction, *span);
+        }
         let seed = args.seed.unwrap_or(story.seed);
+        if args.explore {
+            let found = explored(path, &story, seed);
+            if report.exit == Exit::Well && !found.held() {
+                report.exit = Exit::Failed;
+            }
+            match args.output {
+                Format::Text => report.stdout += &told_ways::text(&story.title, &found),
+                Format::Json => all.push(told_ways::json(&path.to_string_lossy(), seed, &found)),
+            }
+            continue;
+        }
         let ran = story::explained(&story, seed);
         let again = args.twice.then(|| story::run(&story, seed).fingerprint);
         let same = again.is_none_or(|again| again == ran.fingerprint);
@@ -197,9 +224,36 @@ pub(super) fn run(args: &RunArgs) -> Report {
         }
     }
     if args.output == Format::Json {
-        report.stdout = pretty(&json!({ "schema": "podwire.run/v1", "scenarios": all }));
+        let schema = if args.explore {
+            "podwire.explore/v1"
+        } else {
+            "podwire.run/v1"
+        };
+        report.stdout = pretty(&json!({ "schema": schema, "scenarios": all }));
     }
     report
+}
+
+/// Reads `proxy_sync=2s`.
+fn delay(text: &str) -> Result<(Reaction, Span), String> {
+    let (name, time) = text
+        .split_once('=')
+        .ok_or_else(|| "expected NAME=TIME, as in proxy_sync=2s".to_owned())?;
+    let reaction = Reaction::named(name).ok_or_else(|| {
+        let known: Vec<&str> = Reaction::ALL.iter().map(|one| one.name()).collect();
+        format!("there is no delay `{name}`; there are {}", known.join(", "))
+    })?;
+    let range: Range = time.parse().map_err(|error| format!("{error}"))?;
+    Ok((reaction, range.0))
+}
+
+fn explored(path: &Path, story: &Story, seed: u64) -> Explored {
+    let mut progress = Progress::new();
+    let found = explore(story, seed, |ways| {
+        progress.say(format_args!("{}: {ways} ways tried", path.display()));
+    });
+    progress.end();
+    found
 }
 
 fn told(story: &Story, ran: &Ran, detail: Detail) -> String {

@@ -23,13 +23,14 @@
 //!
 //! # Fidelity
 //! Programs close their listening sockets at SIGTERM at once, and what they have begun takes no longer than [`POD_TEARDOWN`].
-//! Every delay is one number; in a real cluster it varies around it, and the nodes differ.
+//! Every delay is one number unless a scenario gives it a range ([`reactions`]); in a real cluster it varies, and the nodes differ.
 
 use std::time::Duration;
 
 use podwire_models::control::proxy::Version;
 
 pub mod dirty;
+pub mod reactions;
 pub mod runner;
 
 /// From a container's end to kubelet's notice: PLEG's relist period (`pkg/kubelet/pleg/generic.go`).

@@ -22,6 +22,7 @@ use podwire_models::kernel::netfilter::agent::Agent;
 use podwire_models::wire::{Code, L4, NetnsId};
 
 use crate::controllers::dirty::Dirty;
+use crate::controllers::reactions::Reactions;
 use crate::program::{Health, Program};
 use crate::simulation::{Simulation, Witness};
 use crate::source::OriginTable;
@@ -41,6 +42,8 @@ pub struct Plan {
     pub flags: Flags,
     /// Kubernetes release.
     pub version: Version,
+    /// How long reactions of the control plane take.
+    pub reactions: Reactions,
     /// How many nodes to make up if the objects have none; 0 is two.
     pub nodes: u32,
 }

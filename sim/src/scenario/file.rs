@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::address::{ObjectRef, Target, Thing};
 use super::expect::Expectation;
 use super::reader::Spans;
-use super::text::{Addresses, Cidrs, Delay, Frequency, Moment, Rate, Size, Text};
+use super::text::{Addresses, Cidrs, Delay, Frequency, Moment, Range, Rate, Size, Text};
 
 /// A whole scenario.
 #[derive(Clone, Debug, Deserialize)]
@@ -83,6 +83,8 @@ pub struct ClusterFile {
     pub kube_proxy: KubeProxy,
     /// Names outside, and what the name service can take.
     pub dns: Dns,
+    /// How long reactions of the control plane take, if not as long as usual: `{"proxy_sync": "100ms..2s"}`.
+    pub delays: BTreeMap<String, Text<Range>>,
     /// Whether policies are asked about what a node sends its own pods, as Cilium does with `--allow-localhost=policy`: `"policy"`; or not,
     /// `"always"`.
     pub allow_localhost: Option<Text<AllowLocalhost>>,

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::controllers::reactions::Span;
 use ipnet::IpNet;
 use podwire_models::base::Time;
 use serde::{Deserialize, Deserializer, de};
@@ -23,7 +24,7 @@ pub struct Text<T> {
 }
 
 /// The how-many-eth [`Text`] of its file; what RON forgets and reading again finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(u32);
 
 impl<T> Text<T> {
@@ -154,6 +155,32 @@ impl FromStr for Delay {
         } else {
             Ok(Self(Duration::from_nanos(total)))
         }
+    }
+}
+
+/// A length of time, or a shortest and a longest one: `"50ms"`, `"20ms..2s"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range(pub Span);
+
+/// A text that is not a range of times.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither a length of time such as \"50ms\" nor a range such as \"20ms..2s\"")]
+pub struct RangeError(String);
+
+impl FromStr for Range {
+    type Err = RangeError;
+
+    fn from_str(text: &str) -> Result<Self, RangeError> {
+        let error = || RangeError(text.to_owned());
+        let (least, most) = text.split_once("..").unwrap_or((text, text));
+        let time = |text: &str| text.trim().parse().map(|time: Delay| time.0);
+        let least = time(least).map_err(|_| error())?;
+        let most = time(most).map_err(|_| error())?;
+        let longest = Duration::from_secs(3600);
+        if least > most || most > longest {
+            return Err(error());
+        }
+        Ok(Self(Span { least, most }))
     }
 }
 

@@ -6,7 +6,8 @@ use podwire_models::base::{Dice, ObjectKey};
 use podwire_models::wire::Action;
 
 use super::run::{Run, Task};
-use crate::controllers::{self, PLEG_RELIST};
+use crate::controllers;
+use crate::controllers::reactions::Reaction;
 use crate::lab::Crashes;
 use crate::program::Program;
 use crate::traffic::coredns::Crash;
@@ -52,10 +53,11 @@ impl<D: Dice> Run<'_, D> {
         };
         let what = format!("Pod/{pod}: container coredns {says}");
         self.note(Action::Changed { what });
-        self.plan_after(PLEG_RELIST, Task::Ready(pod.clone(), false));
+        let noticed = self.takes(Reaction::PlegRelist);
+        self.plan_after(noticed, Task::Ready(pod.clone(), false));
         // A story does not go on for the sake of a loop that never ends.
         if self.goes_on() {
-            let after = PLEG_RELIST + controllers::back_off(times);
+            let after = noticed + controllers::back_off(times);
             self.plan_after(after, Task::Restart(pod.clone()));
         }
     }

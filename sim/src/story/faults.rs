@@ -8,8 +8,9 @@ use podwire_models::control::readiness;
 use podwire_models::wire::{Action, Code, Counted};
 
 use super::run::{Run, Task};
+use crate::controllers;
 use crate::controllers::dirty::Dirty;
-use crate::controllers::{self, PLEG_RELIST, POD_START, PROXY_SYNC};
+use crate::controllers::reactions::Reaction;
 use crate::fault::{Fault, Undo};
 use crate::scenario::text::Mark;
 use crate::trace::record::Record;
@@ -184,9 +185,9 @@ impl<D: Dice> Run<'_, D> {
                 let spec = self.lab.objects.pods.get(pod).map(|pod| &pod.spec);
                 let asked = spec.map_or(Duration::ZERO, |spec| readiness::first_ready(spec));
                 let after = if ended {
-                    POD_START + asked
+                    self.takes(Reaction::PodStart) + asked
                 } else {
-                    PLEG_RELIST
+                    self.takes(Reaction::PlegRelist)
                 };
                 self.plan_after(after, Task::Ready(pod.clone(), ended));
             }
@@ -195,7 +196,11 @@ impl<D: Dice> Run<'_, D> {
                 let here = pods.filter(|pod| pod.node_name.as_ref() == Some(node));
                 let keys: Vec<ObjectKey> = here.map(|pod| pod.key.clone()).collect();
                 let grace = controllers::node_grace(self.lab.plan.version);
-                let after = if ended { PLEG_RELIST } else { grace };
+                let after = if ended {
+                    self.takes(Reaction::PlegRelist)
+                } else {
+                    grace
+                };
                 for key in keys {
                     self.plan_after(after, Task::Ready(key, ended));
                 }
@@ -205,7 +210,7 @@ impl<D: Dice> Run<'_, D> {
                     // It starts, and synchronises at once.
                     self.lab.stopped.remove(node);
                     self.memory.rules = Dirty::All;
-                    self.plan_once(PROXY_SYNC, Task::Rules);
+                    self.plan_reaction_once(Reaction::ProxySync, Task::Rules);
                 } else {
                     self.lab.stopped.insert(node.clone());
                 }
@@ -224,7 +229,7 @@ impl<D: Dice> Run<'_, D> {
                     // It starts anew, and looks at all there is.
                     self.lab.uncleaned.remove(node);
                     self.memory.rules = Dirty::All;
-                    self.plan_once(PROXY_SYNC, Task::Rules);
+                    self.plan_reaction_once(Reaction::ProxySync, Task::Rules);
                 } else {
                     self.lab.uncleaned.insert(node.clone());
                 }

@@ -16,10 +16,8 @@ use podwire_models::wire::{Action, Code};
 use super::run::{Run, Task};
 use super::writes::Change;
 use crate::controllers::dirty::Dirty;
-use crate::controllers::{
-    CONTROLLER_SYNC, ENDPOINT_SYNC, KUBELET_WATCH, NETWORK_RETRY, POD_START, POD_TEARDOWN,
-    POLICY_SYNC, PROXY_SYNC, SANDBOX_RETRY,
-};
+use crate::controllers::reactions::Reaction;
+use crate::controllers::{NETWORK_RETRY, SANDBOX_RETRY};
 use crate::program::Program;
 
 /// Names a workload.
@@ -242,7 +240,7 @@ impl<D: Dice> Run<'_, D> {
 
     fn activate(&mut self, id: WorkloadId) {
         self.memory.active.insert(id);
-        self.plan_once(CONTROLLER_SYNC, Task::Workloads);
+        self.plan_reaction_once(Reaction::ControllerSync, Task::Workloads);
     }
 
     /// Lets the controllers of workloads look at their pods.
@@ -310,7 +308,7 @@ impl<D: Dice> Run<'_, D> {
         self.memory.used.insert(key.clone());
         self.lab.allocators.admit(&pod);
         self.lab.objects.pods.insert(key.clone(), pod);
-        self.plan_after(POD_START, Task::Begin(key));
+        self.plan_reaction(Reaction::PodStart, Task::Begin(key));
     }
 
     /// Takes out what kept a pod from starting so far.
@@ -357,7 +355,7 @@ impl<D: Dice> Run<'_, D> {
         let pending = pods.filter(|pod| pod.node_name.is_none() && !pod.ended() && !pod.deleting);
         let pending: Vec<ObjectKey> = pending.map(|pod| pod.key.clone()).collect();
         for key in pending {
-            self.plan_after(POD_START, Task::Begin(key));
+            self.plan_reaction(Reaction::PodStart, Task::Begin(key));
         }
     }
 
@@ -429,7 +427,7 @@ impl<D: Dice> Run<'_, D> {
         self.touch_pod(&pod);
         self.changed(format!("Pod/{key} is being deleted"));
         self.plan_slices();
-        let ends = KUBELET_WATCH + termination::ends_after(&pod.spec);
+        let ends = self.takes(Reaction::KubeletWatch) + termination::ends_after(&pod.spec);
         self.plan_after(ends, Task::Terminate(key.clone()));
         self.wake_owners(&pod);
     }
@@ -444,7 +442,7 @@ impl<D: Dice> Run<'_, D> {
                 self.simulation.stop_listening(app);
             }
         }
-        self.plan_after(POD_TEARDOWN, Task::Stop(key.clone()));
+        self.plan_reaction(Reaction::PodTeardown, Task::Stop(key.clone()));
     }
 
     /// A deleted pod's programs have ended: its network goes, its addresses are free, its object is gone.
@@ -503,7 +501,7 @@ impl<D: Dice> Run<'_, D> {
 
     /// The `EndpointSlice` controller looks at pods and Services.
     pub(super) fn plan_slices(&mut self) {
-        self.plan_once(ENDPOINT_SYNC, Task::Slices);
+        self.plan_reaction_once(Reaction::EndpointSync, Task::Slices);
         self.plan_policies();
     }
 
@@ -513,7 +511,7 @@ impl<D: Dice> Run<'_, D> {
         let any = !objects.network_policies.is_empty() || !objects.cluster_policies.is_empty();
         if any || self.lab.policed {
             self.memory.policies += 1;
-            self.plan_once(POLICY_SYNC, Task::Policies);
+            self.plan_reaction_once(Reaction::PolicySync, Task::Policies);
         }
     }
 
@@ -540,8 +538,9 @@ impl<D: Dice> Run<'_, D> {
     pub(super) fn plan_rules(&mut self) {
         let now = self.simulation.now();
         let version = self.lab.plan.version;
-        if let Some(begins) = self.proxies.hear(now, PROXY_SYNC, version) {
-            self.plan_after(begins.since(now) + PROXY_SYNC, Task::Rules);
+        let lasts = self.takes(Reaction::ProxySync);
+        if let Some(begins) = self.proxies.hear(now, lasts, version) {
+            self.plan_after(begins.since(now) + lasts, Task::Rules);
         }
     }
 

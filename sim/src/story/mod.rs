@@ -2,7 +2,7 @@
 //! attempts. What the agenda asks for has a room each: `live` (objects and controllers), `ready` (who is ready, and its
 //! endpoints), `servers`, `faults`, `commands`, `load`, `churn`, `drain`, `crash`, `admission`; `held` and `reaches` find out whether what was expected
 //! held, [`mod@invariants`] is what must hold whatever happens, and `consistent` looks whether it does.
-//! [`mod@vacuity`] finds what could be left out unnoticed.
+//! [`mod@explore`] tells it with other times. [`mod@vacuity`] finds what could be left out unnoticed.
 //! [`mod@moment`] asks what becomes of one more attempt in the middle of it.
 
 pub mod resolve;
@@ -12,6 +12,7 @@ mod commands;
 mod consistent;
 mod crash;
 mod drain;
+pub mod explore;
 mod faults;
 mod held;
 mod live;

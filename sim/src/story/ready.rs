@@ -10,8 +10,8 @@ use podwire_models::control::readiness;
 use podwire_models::wire::{Action, Code};
 
 use super::run::{Run, Task};
-use crate::controllers::ZONE_SYNC;
 use crate::controllers::dirty::Dirty;
+use crate::controllers::reactions::Reaction;
 use crate::lab::answers;
 
 impl<D: Dice> Run<'_, D> {
@@ -196,7 +196,7 @@ impl<D: Dice> Run<'_, D> {
             self.memory.rules.merge(changed);
             self.plan_rules();
         }
-        self.plan_after(ZONE_SYNC, Task::Names);
+        self.plan_reaction(Reaction::ZoneSync, Task::Names);
     }
 
     /// Counts the ready endpoints of Services, and returns how many they had before.

@@ -24,6 +24,7 @@ use podwire_models::kernel::sysctl::{self, Refused};
 use podwire_models::wire::L4;
 
 use crate::attempt::{AttemptError, Request, ResolverChoice};
+use crate::controllers::reactions::{Reaction, Reactions};
 use crate::fault::Fault;
 use crate::lab::{Lab, Plan};
 use crate::manifest;
@@ -35,7 +36,7 @@ use crate::scenario::file::{
     ScenarioFile, ServiceTime, Step,
 };
 use crate::scenario::reader::Spans;
-use crate::scenario::text::{Mark, Text};
+use crate::scenario::text::{Mark, Range, Text};
 use crate::source::{OriginTable, Source};
 use crate::tool::Tool;
 use crate::traffic::probe::SocketOptions;
@@ -310,6 +311,22 @@ impl Resolver<'_> {
         story
     }
 
+    fn reactions(&mut self) -> Reactions {
+        let mut reactions = Reactions::default();
+        let given: Vec<(&String, &Text<Range>)> = self.file.cluster.delays.iter().collect();
+        for (name, range) in given {
+            if let Some(reaction) = Reaction::named(name) {
+                reactions.set(reaction, range.0);
+                continue;
+            }
+            let known: Vec<&str> = Reaction::ALL.iter().map(|one| one.name()).collect();
+            let title = format!("`{name}` is no delay of the control plane");
+            let help = format!("there are {}", known.join(", "));
+            self.problem(ProblemCode::ScnBadValue, range.mark, title, &help);
+        }
+        reactions
+    }
+
     fn objects(&mut self, sources: &[Source]) -> Objects {
         let mut inputs: Vec<Source> = Vec::new();
         for name in &self.file.manifests {
@@ -438,6 +455,7 @@ impl Resolver<'_> {
             site,
             flags: self.flags(),
             version: self.version(),
+            reactions: self.reactions(),
             nodes: 0,
         }
     }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podwire_models::base::{Dice, ObjectKey, Ratio, Time};
+use podwire_models::base::{Dice, ObjectKey, Purpose, Ratio, Stream, Time};
 use podwire_models::control::policy::Policies;
 use podwire_models::control::policy::agent::Enforcer;
 use podwire_models::wire::{Action, Code, L4, PacketId, Place, Stage, Step};
@@ -23,6 +23,7 @@ use super::reaches::Found;
 use super::resolve::{Attempt, Doing, Story, label};
 use crate::attempt::{self, Request};
 use crate::controllers::dirty::Dirty;
+use crate::controllers::reactions::{Reaction, Span};
 use crate::controllers::runner::Runner;
 use crate::engine::dice::Seeded;
 use crate::lab::Lab;
@@ -53,6 +54,8 @@ pub struct Ran {
     pub blockers: Vec<Failed>,
     /// How many events there were.
     pub events: u64,
+    /// Reactions of the control plane there were.
+    pub reactions: BTreeSet<Reaction>,
 }
 
 /// Why an attempt of a probe failed.
@@ -193,6 +196,8 @@ pub(super) struct Run<'a, D> {
     pub(super) watch: Option<Watch>,
     /// The first invariant that did not hold.
     pub(super) broken: Option<String>,
+    /// Reactions there were.
+    reactions: BTreeSet<Reaction>,
     /// Writes that wait for webhooks.
     pub(super) admissions: Vec<Admission>,
     /// Attempts that have not ended.
@@ -248,6 +253,7 @@ impl<'a, D: Dice> Run<'a, D> {
             churns: Vec::new(),
             watch: None,
             broken: None,
+            reactions: BTreeSet::new(),
             admissions: Vec::new(),
             open: BTreeSet::new(),
             owners: Vec::new(),
@@ -422,6 +428,29 @@ impl<D: Dice> Run<'_, D> {
             self.look();
         }
         self.simulation.run_until(until);
+    }
+
+    /// Returns how long a reaction takes this time.
+    pub(super) fn takes(&mut self, reaction: Reaction) -> Duration {
+        self.reactions.insert(reaction);
+        let Span { least, most } = self.story.lab.plan.reactions.span(reaction);
+        let width = most.saturating_sub(least).as_nanos();
+        let Some(width) = u64::try_from(width).ok().filter(|width| *width > 0) else {
+            return least;
+        };
+        let stream = Stream::named(Purpose::Delay, reaction.name());
+        least + Duration::from_nanos(self.simulation.dice.pick(stream, width + 1))
+    }
+
+    pub(super) fn plan_reaction(&mut self, reaction: Reaction, task: Task) {
+        let after = self.takes(reaction);
+        self.plan_after(after, task);
+    }
+
+    /// As [`Self::plan_once`].
+    pub(super) fn plan_reaction_once(&mut self, reaction: Reaction, task: Task) {
+        let after = self.takes(reaction);
+        self.plan_once(after, task);
     }
 
     /// Plans a task, unless one of its kind is waiting already.
@@ -925,6 +954,7 @@ impl<D: Dice> Run<'_, D> {
             attempts: self.attempts,
             blockers: self.failed,
             events,
+            reactions: self.reactions,
         }
     }
 }

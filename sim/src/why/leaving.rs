@@ -7,7 +7,8 @@ use podwire_models::wire::Code;
 
 use super::{Case, Finding, maker};
 use crate::attempt;
-use crate::controllers::{ENDPOINT_SYNC, KUBELET_WATCH, PROXY_SYNC, runner::MIN_SYNC};
+use crate::controllers::reactions::Reaction;
+use crate::controllers::runner::MIN_SYNC;
 
 /// A node's rules still lead to a pod that is being deleted, or gone.
 pub(super) fn lagging(case: &Case<'_>) -> Option<Finding> {
@@ -32,7 +33,9 @@ pub(super) fn lagging(case: &Case<'_>) -> Option<Finding> {
         return Some(finding.saying(says, fix).shown_by(see));
     }
     let (made_by, origin) = maker(pod, &case.world.objects);
-    let usual = (ENDPOINT_SYNC + PROXY_SYNC).saturating_sub(KUBELET_WATCH);
+    let takes = |reaction| case.lab.plan.reactions.span(reaction).most;
+    let rules = takes(Reaction::EndpointSync) + takes(Reaction::ProxySync);
+    let usual = rules.saturating_sub(takes(Reaction::KubeletWatch));
     let most = usual + MIN_SYNC;
     let hook = termination::ends_after(&pod.spec);
     let listened = if has_hook(pod) {

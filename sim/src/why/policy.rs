@@ -11,7 +11,7 @@ use podwire_models::wire::{Code, Head, Transport};
 
 use super::{Case, Finding, World, evidence, maker, service};
 use crate::attempt;
-use crate::controllers::POLICY_SYNC;
+use crate::controllers::reactions::Reaction;
 use crate::reach::explain;
 
 /// Whether a code means that a policy decided.
@@ -160,7 +160,8 @@ pub(super) fn late(case: &Case<'_>) -> Option<Finding> {
     let (object, origin) = denier(side)?;
     let says = format!(
         "{object} denies it, and the agent of the node did not know that yet: agents program a policy, or what it says of a new pod, \
-         {POLICY_SYNC:?} after the API server has it; a connection that was let in goes on"
+         {:?} after the API server has it; a connection that was let in goes on",
+        case.lab.plan.reactions.span(Reaction::PolicySync).most
     );
     let fix = code.page().fix.to_owned();
     Some(Finding::of(code, &object, origin).saying(says, fix))

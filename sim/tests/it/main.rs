@@ -28,6 +28,7 @@ mod anchors;
 mod hostile;
 mod walk;
 mod vacuity;
+mod explore;
 mod why;
 mod why_rows;
 mod why_drawn;

@@ -95,6 +95,7 @@ fn lab_of(objects: String, topology: &Value) -> (Lab, OriginTable) {
         version: Version::V1_30,
         flags: flags(&topology["kube_proxy"]["flags"]),
         nodes: 0,
+        ..Plan::default()
     };
     let lan = text_of(&topology["lan"], "cidr").parse().unwrap();
     plan.site.underlay.subnets = vec![lan];

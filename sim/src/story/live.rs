@@ -451,6 +451,10 @@ impl<D: Dice> Run<'_, D> {
         self.simulation.machines.detach(key);
         Arc::make_mut(&mut self.lab.machines.pods).remove(key);
         let gone = self.lab.objects.pods.remove(key);
+        // A pod that gets its name is one of the template as it is now.
+        for outdated in self.memory.outdated.values_mut() {
+            outdated.remove(key);
+        }
         self.changed(format!("Pod/{key} is gone"));
         self.plan_slices();
         if let Some(pod) = gone {

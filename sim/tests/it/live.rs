@@ -122,3 +122,23 @@ fn what_is_deleted_leaves_nothing_behind() {
     );
     assert!(outputs(&bare) == outputs(&gone), "{:?}", outputs(&gone));
 }
+
+#[test]
+fn a_rollout_replaces_each_pod_of_a_stateful_set_once() {
+    let set = pods(3)
+        .replace("Deployment", "StatefulSet")
+        .replace("cart", "store");
+    let rolled = ran(
+        "At(\"1s\", Rollout(\"sts/shop/store\")), At(\"60s\", Note(\"long after\"))",
+        &[("pods.yaml", set)],
+    );
+    let gone = rolled.trace.records.iter().filter_map(|record| {
+        let Action::Changed { what } = &record.step.action else {
+            return None;
+        };
+        what.strip_suffix(" is gone")
+    });
+    let gone: Vec<&str> = gone.collect();
+    let each = ["2", "1", "0"].map(|n| format!("Pod/shop/store-{n}"));
+    assert_eq!(gone, each);
+}

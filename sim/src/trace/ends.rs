@@ -1,7 +1,10 @@
 //! How packets end: each one that is sent is delivered, dropped or refused, once. A packet is what a sender's socket or kernel has
-//! sent; what flooding and fragmentation make of it are its copies, and each of these ends once.
+//! sent; what flooding and fragmentation make of it are its copies, and each of these ends once. Pieces that are put together again
+//! are one copy from then on; those that were flooded elsewhere end there.
 //!
 //! ARP is not counted: nobody sends it, and everybody hears it.
+
+use std::net::IpAddr;
 
 use podwire_models::base::{FxIndexMap, Time};
 use podwire_models::wire::{Action, Code, Head, PacketId, Place, Step};
@@ -46,12 +49,69 @@ pub struct Ends {
     wrong: Option<EndsError>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     sent: Time,
     place: Place,
     /// How many copies have not ended.
     copies: u32,
+    /// What was cut of it: itself, and the packets of tunnels that carry it.
+    cuts: Vec<Cut>,
+}
+
+/// A whole that was cut.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    whole: Whole,
+    pieces: u32,
+}
+
+/// What a whole and what is put together again have in common: nobody translates addresses of pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Whole {
+    src: IpAddr,
+    dst: IpAddr,
+    len: u32,
+}
+
+impl Whole {
+    const fn of(head: &Head) -> Option<Self> {
+        match *head {
+            Head::Ip { src, dst, len, .. } => Some(Self { src, dst, len }),
+            Head::Arp { .. } => None,
+        }
+    }
+
+    /// Whether another one is a piece of this.
+    fn is_whole_of(&self, other: &Self) -> bool {
+        (self.src, self.dst) == (other.src, other.dst) && self.len > other.len
+    }
+}
+
+impl Open {
+    /// A whole, or a piece of one, becomes more pieces.
+    fn cut(&mut self, head: &Head, pieces: u32) {
+        let Some(whole) = Whole::of(head) else { return };
+        if let Some(cut) = self
+            .cuts
+            .iter_mut()
+            .find(|cut| cut.whole.is_whole_of(&whole))
+        {
+            cut.pieces = (cut.pieces + pieces).saturating_sub(1);
+        } else if let Some(cut) = self.cuts.iter_mut().find(|cut| cut.whole == whole) {
+            cut.pieces = pieces;
+        } else {
+            self.cuts.push(Cut { whole, pieces });
+        }
+    }
+
+    /// The pieces of a whole become one copy.
+    fn put_together(&mut self, head: &Head) {
+        let whole = Whole::of(head);
+        let cut = self.cuts.iter().find(|cut| Some(cut.whole) == whole);
+        let pieces = cut.map_or(self.copies, |cut| cut.pieces);
+        self.copies = (self.copies + 1).saturating_sub(pieces).max(1);
+    }
 }
 
 impl Ends {
@@ -72,11 +132,15 @@ impl Ends {
                     sent: at,
                     place,
                     copies,
+                    cuts: Vec::new(),
                 };
                 self.open.entry(packet).or_insert(open);
             }
             Action::Fragmented { pieces: more, .. } | Action::Flooded { ports: more } => {
                 if let Some(open) = self.open.get_mut(&packet) {
+                    if matches!(step.action, Action::Fragmented { .. }) {
+                        open.cut(head, *more);
+                    }
                     open.copies = (open.copies + more).saturating_sub(1);
                     if open.copies == 0 {
                         self.end(packet, 0, Code::Ok);
@@ -86,7 +150,7 @@ impl Ends {
             Action::Reassembled => {
                 // All pieces are there.
                 if let Some(open) = self.open.get_mut(&packet) {
-                    open.copies = 1;
+                    open.put_together(head);
                 }
             }
             // Whoever gives up waiting gives up all pieces.
@@ -295,6 +359,25 @@ mod tests {
             dropped(Code::FragmentLost),
         ]);
         assert!(!lost.waiting() && lost.twice().is_none());
+    }
+
+    #[test]
+    fn pieces_that_were_flooded_end_elsewhere_too() {
+        let flooded = |ends: usize| {
+            let cut = Action::Fragmented {
+                pieces: 3,
+                mtu: 576,
+            };
+            let mut steps = vec![Action::Sent, cut];
+            steps.extend(vec![Action::Flooded { ports: 2 }; 3]);
+            steps.extend([Action::Reassembled, dropped(Code::NfDrop)]);
+            steps.extend(vec![dropped(Code::NotForUs); ends]);
+            seen(steps)
+        };
+        assert!(flooded(2).waiting());
+        assert!(!flooded(3).waiting());
+        assert_eq!(flooded(3).twice(), None);
+        assert!(flooded(4).twice().is_some());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use podwire_models::control::proxy::{
 };
 use podwire_models::kernel::netfilter::Rules;
 use podwire_models::kernel::netfilter::chain::{Ruleset, Table};
+use podwire_models::kernel::netfilter::repeat::Done;
 use podwire_models::kernel::{self, Netns};
 use podwire_models::wire::{Code, NetnsId};
 
@@ -116,9 +117,7 @@ impl Lab {
             let Some(groups) = self.groups(machines, &awake, &changed, view, flags) else {
                 return false;
             };
-            for group in groups {
-                group.carry_out(machines, view.family);
-            }
+            carry_out(groups, machines, view.family);
         }
         let ports = changed.iter().map(|c| (&c.before[..], &c.after[..]));
         let stale = Stale::new(ports, view, self.plan.version);
@@ -274,8 +273,9 @@ impl Lab {
 }
 
 fn route_localnet(netns: &mut Netns, family: Family, node: &NodeView, flags: &Flags) {
-    if iptables::routes_localnet(family, node, flags) {
-        let set = netns.sysctls.set("net.ipv4.conf.all.route_localnet", 1);
+    const SETTING: &str = "net.ipv4.conf.all.route_localnet";
+    if iptables::routes_localnet(family, node, flags) && netns.sysctls.get(SETTING) != Some(1) {
+        let set = netns.sysctls.set(SETTING, 1);
         set.expect("the setting exists and takes 1");
     }
 }
@@ -288,23 +288,34 @@ struct Group {
     nodes: Vec<NetnsId>,
 }
 
-impl Group {
-    fn carry_out(self, machines: &mut Machines, family: Family) {
-        let Self {
+/// Edits the rules of all groups. What is done to the first is repeated on the others, which mostly differ in a chain of the plugin.
+fn carry_out(groups: Vec<Group>, machines: &mut Machines, family: Family) {
+    let several = groups.len() > 1;
+    let mut first: Option<(Vec<(Table, Edit)>, Done)> = None;
+    for group in groups {
+        let Group {
             mut rules,
             edits,
             nodes,
-        } = self;
+        } = group;
         for id in &nodes {
             // Whoever has them alone need not copy them.
             let netns = machines.cluster.netns_mut(*id);
             drop(netns.and_then(|netns| netns.lend_rules(family)));
         }
-        let shared = Arc::make_mut(&mut rules);
-        for (table, edit) in edits {
-            let done = shared.replace(table, edit.chains);
-            let done = done.and_then(|()| shared.remove(table, &edit.stale));
-            done.expect("the chains of a service port are called by its own rules only");
+        let alike = first.as_ref().filter(|(done, _)| *done == edits);
+        let repeated = alike.is_some_and(|(_, done)| Arc::make_mut(&mut rules).repeat(done));
+        if !repeated {
+            let before = (several && first.is_none()).then(|| Arc::clone(&rules));
+            let shared = Arc::make_mut(&mut rules);
+            for (table, edit) in &edits {
+                let done = shared.replace(*table, edit.chains.clone());
+                let done = done.and_then(|()| shared.remove(*table, &edit.stale));
+                done.expect("the chains of a service port are called by its own rules only");
+            }
+            if let Some(done) = before.and_then(|before| Done::between(&before, &rules)) {
+                first = Some((edits, done));
+            }
         }
         for id in nodes {
             if let Some(netns) = machines.cluster.netns_mut(id) {

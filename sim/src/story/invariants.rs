@@ -8,7 +8,8 @@
 //! - Every packet ends once ([`crate::trace::ends`]).
 //!
 //! [`broken`] looks at everything. [`Watch`] remembers what it has seen, and looks only at what an event can have changed: an
-//! event of the control plane says so with its [`Scope`], and packets change neither objects nor devices nor rules.
+//! event of the control plane says so with its [`Scope`], and packets change neither objects nor devices nor rules. What has not
+//! changed since it was found in order is so still, between any two events, and nodes that share chains share what is found of them.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -325,7 +326,7 @@ impl Slices {
 
     /// Looks at rules that nobody has looked at.
     fn rules(&mut self, lab: &Lab, machines: &Machines) -> Option<Violation> {
-        let mut good: Vec<(*const Rules, u64)> = Vec::new();
+        let mut good: Vec<(&Rules, u64)> = Vec::new();
         for (node, machine) in machines.nodes.iter() {
             let netns = machines.cluster.netns(machine.netns);
             // A node that has never written has no right to rules that lead anywhere.
@@ -342,8 +343,11 @@ impl Slices {
                 let same = before.is_some_and(|(before, of)| {
                     *of == revision && std::ptr::eq(before.as_ptr(), Arc::as_ptr(rules))
                 });
-                let this = (Arc::as_ptr(rules), revision);
-                if same || good.contains(&this) {
+                if same {
+                    continue;
+                }
+                let mut known = good.iter().filter(|(_, of)| *of == revision);
+                if known.any(|(other, _)| lead_to_the_same(other, rules)) {
                     self.known.insert(key, (Arc::downgrade(rules), revision));
                     continue;
                 }
@@ -356,7 +360,7 @@ impl Slices {
                         revision,
                     });
                 }
-                good.push(this);
+                good.push((rules, revision));
                 self.known.insert(key, (Arc::downgrade(rules), revision));
             }
         }
@@ -367,7 +371,7 @@ impl Slices {
     fn unlisted(&self, rules: &Rules, revision: u64) -> Option<Endpoint> {
         let nat = rules.ruleset().tables.get(&Table::Nat)?;
         let chains = nat.chains.iter();
-        let chains = chains.filter(|(name, _)| name.starts_with("KUBE-SEP-"));
+        let chains = chains.filter(|(name, _)| is_endpoint(name));
         let targets = chains.flat_map(|(_, chain)| chain.rules.iter());
         let mut endpoints = targets.filter_map(|rule| {
             let Some(Target::Dnat(range)) = &rule.target else {
@@ -382,4 +386,25 @@ impl Slices {
             !spans.iter().any(within)
         })
     }
+}
+
+/// Whether a chain leads to an endpoint.
+fn is_endpoint(chain: &str) -> bool {
+    chain.starts_with("KUBE-SEP-")
+}
+
+/// Whether rules of two nodes share all chains that lead to endpoints: whoever has looked at one need not look at the other.
+fn lead_to_the_same(one: &Rules, other: &Rules) -> bool {
+    if std::ptr::eq(one, other) {
+        return true;
+    }
+    let [one, other] = [one, other].map(|rules| rules.ruleset().tables.get(&Table::Nat));
+    let Some((one, other)) = one.zip(other) else {
+        return false;
+    };
+    let mut both = one.chains.iter().zip(&other.chains);
+    one.chains.len() == other.chains.len()
+        && both.all(|((name, chain), (of, same))| {
+            Arc::ptr_eq(&chain.rules, &same.rules) || !is_endpoint(name) && !is_endpoint(of)
+        })
 }

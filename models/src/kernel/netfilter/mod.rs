@@ -1,7 +1,7 @@
 //! Packet filter of one network namespace (`iptables`, `ip6tables`, `nft`).
 //!
 //! Reading order: [`chain`] (tables, chains, rules as data), [`save`] (how they are written), [`recent`] (address
-//! lists), `stages` (what sits at a hook), `walk` (how a packet goes through it), [`nft`] (chains of nftables beside them). [`Netns::run_hook`] is the door: everything that happens at one of
+//! lists), `stages` (what sits at a hook), `walk` (how a packet goes through it), [`nft`] (chains of nftables beside them), [`repeat`] (one change on many nodes). [`Netns::run_hook`] is the door: everything that happens at one of
 //! the five hooks, in the order of priorities of `include/uapi/linux/netfilter_ipv4.h`.
 //!
 //! # Fidelity
@@ -13,6 +13,7 @@ pub mod save;
 mod loops;
 pub mod recent;
 pub mod nft;
+pub mod repeat;
 mod dispatch;
 mod stages;
 mod walk;

@@ -458,7 +458,7 @@ pub enum Action {
     },
     /// A bridge sends the frame out of all other ports.
     Flooded {
-        /// How many ports.
+        /// How many ports, those included to which a fault keeps it back.
         ports: u32,
     },
     /// The packet was put into another.

@@ -11,6 +11,7 @@ use podwire_models::base::OriginId;
 use podwire_models::cluster::install::Machines;
 use podwire_models::kernel::config::Change;
 use podwire_models::kernel::link;
+use podwire_models::wire::{Action, Code, Head};
 
 use crate::golden::story_of;
 
@@ -189,4 +190,31 @@ fn a_machine_that_is_on_again_asks_anew_for_its_neighbours() {
     );
     let story = story_of("x.ron", &text).unwrap();
     assert!(run(&story, story.seed).held());
+}
+
+#[test]
+fn a_copy_that_a_cut_link_keeps_back_is_one_of_those_that_are_flooded() {
+    let text = CLUSTER
+        .replace(
+            "Node(name: \"node-b\")",
+            "Node(name: \"node-b\"), Node(name: \"node-c\")",
+        )
+        .replace(
+            "\n)",
+            "\n timeline: [
+                At(\"1s\", Probe(id: \"learned\", from: \"pod/shop/a\", to: \"pod/shop/b:80\")),
+                At(\"310s\", Fault(id: \"cut\", LinkDown(\"node-a\", \"node-c\"))),
+                At(\"320s\", Probe(id: \"flooded\", from: \"pod/shop/a\", to: \"pod/shop/b:80\")),
+            ], expect: [Always(Consistent)])",
+        );
+    let story = story_of("x.ron", &text).unwrap();
+    let ran = run(&story, 1);
+    let cut = ran.trace.records.iter().any(|record| {
+        let dropped = Action::Dropped {
+            code: Code::LinkDown,
+        };
+        matches!(record.step.packet, Some(Head::Ip { .. })) && record.step.action == dropped
+    });
+    assert!(cut, "nothing was flooded");
+    assert!(ran.held(), "{:?}", ran.expectations);
 }

@@ -350,42 +350,40 @@ impl Netns {
             Some(from) => from != *to && self.may_switch(bridge, from, *to).is_ok(),
             None => true,
         };
-        if let (true, Some(from)) = (R::ENABLED, from) {
-            self.note_cuts(bridge, from, &ports, frame, cx);
-        }
+        let cuts = match from {
+            Some(from) if R::ENABLED => self.cuts(bridge, from, &ports),
+            Some(_) | None => Vec::new(),
+        };
         let ports: Vec<DevIndex> = ports.into_iter().filter(allowed).collect();
         cx.step(self.place(Some(bridge), Stage::Bridge), || Step {
             packet: Some(Head::of_frame(frame)),
             action: Action::Flooded {
-                ports: u32::try_from(ports.len()).unwrap_or(u32::MAX),
+                ports: u32::try_from(ports.len() + cuts.len()).unwrap_or(u32::MAX),
             },
             by: None,
         });
+        for text in cuts {
+            cx.step(self.place(from, Stage::Bridge), || Step {
+                packet: Some(Head::of_frame(frame)),
+                action: Action::Dropped {
+                    code: Code::LinkDown,
+                },
+                by: Some(Decider::new(DeciderKind::Device, text)),
+            });
+        }
         for port in ports {
             self.transmit(port, frame.clone(), cx);
         }
     }
 
-    /// Records the copies of a flooded frame that a fault keeps back.
-    fn note_cuts<D: Dice, R: Recorder>(
-        &self,
-        bridge: DevIndex,
-        from: DevIndex,
-        ports: &[DevIndex],
-        frame: &Frame,
-        cx: &mut Cx<'_, D, R>,
-    ) {
-        for to in ports.iter().filter(|to| **to != from) {
-            if let Err((Code::LinkDown, text)) = self.may_switch(bridge, from, *to) {
-                cx.step(self.place(Some(from), Stage::Bridge), || Step {
-                    packet: Some(Head::of_frame(frame)),
-                    action: Action::Dropped {
-                        code: Code::LinkDown,
-                    },
-                    by: Some(Decider::new(DeciderKind::Device, text)),
-                });
-            }
-        }
+    /// Returns why copies of a flooded frame that a fault keeps back do not leave.
+    fn cuts(&self, bridge: DevIndex, from: DevIndex, ports: &[DevIndex]) -> Vec<String> {
+        let others = ports.iter().filter(|to| **to != from);
+        let cut = |to: &DevIndex| match self.may_switch(bridge, from, *to) {
+            Err((Code::LinkDown, text)) => Some(text),
+            Ok(()) | Err(_) => None,
+        };
+        others.filter_map(cut).collect()
     }
 
     /// A frame leaves by a VXLAN device: the outer packet is a local packet of its own (`vxlan_xmit`).

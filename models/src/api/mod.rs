@@ -352,6 +352,17 @@ pub struct Objects {
 }
 
 impl Objects {
+    /// Whether another state of the cluster is the same to policy agents, who look neither at readiness nor at deletion of pods.
+    pub fn same_to_policies(&self, other: &Self) -> bool {
+        let pods = self.pods.values().zip(other.pods.values());
+        self.nodes == other.nodes
+            && self.namespaces == other.namespaces
+            && self.network_policies == other.network_policies
+            && self.cluster_policies == other.cluster_policies
+            && self.pods.len() == other.pods.len()
+            && { pods }.all(|(pod, other)| pod.same_to_policies(other))
+    }
+
     /// Returns the pods of one namespace.
     pub fn pods_in(&self, namespace: &Namespace) -> impl Iterator<Item = &Pod> {
         let pods = self.pods.range(first_in(namespace)..).map(|(_, pod)| pod);

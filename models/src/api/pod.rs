@@ -41,6 +41,30 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// Whether another state of the pod is the same to policy agents, who look neither at its readiness nor at its deletion.
+    pub fn same_to_policies(&self, other: &Self) -> bool {
+        let Self {
+            key,
+            uid,
+            labels,
+            annotations,
+            owner,
+            node_name,
+            hostname,
+            spec,
+            ready: _,
+            pod_ips,
+            phase,
+            deleting: _,
+            origin,
+        } = self;
+        (key, labels, node_name, pod_ips)
+            == (&other.key, &other.labels, &other.node_name, &other.pod_ips)
+            && (uid, annotations, owner) == (&other.uid, &other.annotations, &other.owner)
+            && (hostname, phase, origin) == (&other.hostname, &other.phase, &other.origin)
+            && spec == &other.spec
+    }
+
     /// Returns a pod that is not yet bound and has no status.
     pub fn new(key: ObjectKey, spec: Arc<PodSpec>) -> Self {
         Self {

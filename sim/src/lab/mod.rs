@@ -78,6 +78,8 @@ pub struct Lab {
     pub in_full: bool,
     /// Whether agents on the nodes know of policies.
     pub policed: bool,
+    /// What they know.
+    enforced: Option<Arc<Policies>>,
     /// Pods whose readiness probes policies keep out.
     pub shut: BTreeSet<ObjectKey>,
     /// Pods that were deleted, by the addresses they had.
@@ -112,7 +114,7 @@ impl Lab {
         let (mut machines, errors) = Machines::install(&objects, &plan.site);
         shortfalls.extend(errors.into_iter().map(refused));
         let zone = zone(&objects, &slices, &plan.site);
-        let policed = program_agents(&mut machines, &objects, &plan.site, false);
+        let enforced = program_agents(&mut machines, &objects, &plan.site, false);
         let mut lab = Self {
             plan,
             written: objects.endpoint_slices.len(),
@@ -126,7 +128,8 @@ impl Lab {
             stopped: BTreeSet::new(),
             uncleaned: BTreeSet::new(),
             in_full: false,
-            policed,
+            policed: enforced.is_some(),
+            enforced,
             gone: BTreeMap::new(),
             crashes: BTreeMap::new(),
             revision: 0,
@@ -142,7 +145,13 @@ impl Lab {
 
     /// Tells the agents on all nodes which policies there are, and who has which address and labels.
     pub fn enforce(&mut self, machines: &mut Machines) {
-        self.policed = program_agents(machines, &self.objects, &self.plan.site, self.policed);
+        let same = |known: &Arc<Policies>| self.objects.same_to_policies(known.objects());
+        if self.enforced.as_ref().is_some_and(same) && !self.in_full {
+            return;
+        }
+        let before = self.policed;
+        self.enforced = program_agents(machines, &self.objects, &self.plan.site, before);
+        self.policed = self.enforced.is_some();
     }
 
     /// Returns the names of all places, for traces.
@@ -510,11 +519,17 @@ fn zone(objects: &Objects, slices: &[EndpointSlice], site: &Site) -> Zone {
     .with_outside(&site.dns)
 }
 
-/// Gives every node its policy agent, if there are policies. `before` tells whether there were any.
-fn program_agents(machines: &mut Machines, objects: &Objects, site: &Site, before: bool) -> bool {
+/// Gives every node its policy agent, if there are policies. `before` tells whether there were any; returns what
+/// the agents know.
+fn program_agents(
+    machines: &mut Machines,
+    objects: &Objects,
+    site: &Site,
+    before: bool,
+) -> Option<Arc<Policies>> {
     let wanted = !objects.network_policies.is_empty() || !objects.cluster_policies.is_empty();
     if !wanted && !before {
-        return false;
+        return None;
     }
     let policies = wanted.then(|| {
         let policies = Policies::new(Arc::new(objects.clone()));
@@ -537,5 +552,5 @@ fn program_agents(machines: &mut Machines, objects: &Objects, site: &Site, befor
             netns.set_agent(agent);
         }
     }
-    wanted
+    policies
 }

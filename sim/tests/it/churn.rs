@@ -13,7 +13,7 @@ use podwire::story::{Ran, resolve, run};
 use podwire_models::base::{Dice as _, Purpose, Stream};
 
 /// How many seeds run where nobody says otherwise.
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 90;
 const NODES: u64 = 50;
 /// Seconds of simulated time.
 const LASTS: u64 = 600;
@@ -47,8 +47,9 @@ impl Draw {
 /// A family of faults: how one of it is written.
 type Family = (&'static str, fn(&mut Draw) -> String);
 
-/// All families there are.
-const FAMILIES: [Family; 12] = [
+/// All families there are: the rows of the table of faults in `docs/scenario.md`. Delay, loss, bandwidth and MTU are settings of the
+/// underlay there, and drawn as such.
+const FAMILIES: [Family; 15] = [
     ("LinkDown", |draw| {
         let (one, other) = draw.two_nodes();
         let one_way = draw.percent(50);
@@ -85,6 +86,17 @@ const FAMILIES: [Family; 12] = [
     ("KubeProxyDown", |draw| {
         format!("KubeProxyDown(\"{}\")", draw.node())
     }),
+    ("NoConntrackCleanup", |draw| {
+        format!("NoConntrackCleanup(\"{}\")", draw.node())
+    }),
+    ("Duplicate", |draw| {
+        let (one, other) = draw.two_nodes();
+        let count = 1 + draw.below(3);
+        format!("Duplicate(from: \"{one}\", to: \"{other}\", after: \"5ms\", count: {count})")
+    }),
+    ("SnatPorts", |draw| {
+        format!("SnatPorts(\"{}\", \"40000-40003\")", draw.node())
+    }),
     ("ConntrackRace", |draw| {
         format!("ConntrackRace(\"{}\")", draw.node())
     }),
@@ -114,7 +126,7 @@ const WORKLOADS: [(&str, &str, u64); 11] = [
 fn objects(draw: &mut Draw) -> String {
     let mut text = String::new();
     // Rules that differ from node to node are much more work.
-    let local = draw.percent(10);
+    let local = draw.percent(3);
     for (kind, name, replicas) in WORKLOADS {
         let replicas = match kind {
             "DaemonSet" => String::new(),
@@ -181,6 +193,14 @@ fn drawn(seed: u64) -> (String, Vec<&'static str>) {
         .map(|n| format!("Node(name: \"n{n:02}\")"))
         .collect();
     let nodes = nodes.join(", ");
+    let (one, other) = draw.two_nodes();
+    let underlay = match draw.below(8) {
+        0 => "loss: \"1%\"".to_owned(),
+        1 => "latency: \"2ms\"".to_owned(),
+        2 => "bandwidth: \"100Mbit\"".to_owned(),
+        3 => format!("links: [Link(from: \"{one}\", to: \"{other}\", mtu: 1000)]"),
+        _ => String::new(),
+    };
     let objects = objects(&mut draw);
     let mut timeline = format!("At(\"1s\", Churn(\"50/m\", \"{}s\")),\n", LASTS - 10);
     for n in 0..8 {
@@ -188,7 +208,8 @@ fn drawn(seed: u64) -> (String, Vec<&'static str>) {
         let (_, to, _) = draw.of(&WORKLOADS);
         let (port, protocol) = draw.of(&[(80, "tcp"), (80, "tcp"), (53, "udp")]);
         let every = 8 + draw.below(12);
-        let target = match draw.below(4) {
+        let target = match draw.below(5) {
+            4 => format!("host/out:{port}"),
             0 => format!("{to}.shop:{port}"),
             1 => format!(
                 "pod/shop/store-{}:{}",
@@ -235,7 +256,8 @@ fn drawn(seed: u64) -> (String, Vec<&'static str>) {
         writeln!(timeline, "At(\"{at}s\", {step}),").unwrap();
     }
     let text = format!(
-        "Scenario(title: \"pods come and go\", seed: {seed}, cluster: Cluster(profile: \"{profile}\", nodes: [{nodes}]),\n\
+        "Scenario(title: \"pods come and go\", seed: {seed}, cluster: Cluster(profile: \"{profile}\", underlay: Underlay({underlay}), \
+         nodes: [{nodes}], hosts: [Host(name: \"out\", ip: \"203.0.113.10\", tcp: [80], udp: [53])]),\n\
          objects: r##\"\n{objects}\"##,\ntimeline: [\n{timeline}], until: \"{LASTS}s\", expect: [Always(Consistent)])"
     );
     (text, families)
